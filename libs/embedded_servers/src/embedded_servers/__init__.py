@@ -1,0 +1,1 @@
+"""Real Kafka and Postgres without Docker: installs, starts and stops them."""

@@ -1,0 +1,1 @@
+"""Azure API Management on a laptop: management API, developer portal and gateway."""

@@ -1,0 +1,1 @@
+"""A stateful Stripe on a laptop that the real SDK talks to unchanged."""

@@ -1,0 +1,1 @@
+"""The catalogue, quotes and Stripe Checkout sessions."""

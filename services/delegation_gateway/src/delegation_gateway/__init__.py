@@ -1,0 +1,1 @@
+"""The public door for API consumers: delegation, accounts and portal pages."""

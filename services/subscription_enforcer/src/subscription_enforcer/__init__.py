@@ -1,0 +1,1 @@
+"""Desired and applied access at APIM."""

@@ -1,0 +1,1 @@
+"""Usage events in, hourly running totals out."""

@@ -1,0 +1,1 @@
+"""Stripe webhooks in, revisions of Stripe objects out."""
