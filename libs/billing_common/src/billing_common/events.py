@@ -5,6 +5,7 @@ The Kafka record is the event's JSON; its CloudEvents 1.0 attributes stand in th
 Ids are derived from the cause, so whoever announces the same fact twice announces the same event.
 """
 
+from abc import abstractmethod
 from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -46,9 +47,9 @@ class Event(BaseModel):
     occurred_at: AwareDatetime
 
     @property
+    @abstractmethod
     def key(self) -> str:
         """The Kafka key and CloudEvents subject."""
-        raise NotImplementedError  # each event names its subject; the registry test proves that none forgets
 
     @model_validator(mode="after")
     def _derive_event_id(self) -> Self:
@@ -138,10 +139,13 @@ class CatalogueApplied(Event):
     topic = "catalogue.applied"
     publisher = "checkout"
     version: int = Field(ge=1)
-    document: dict[str, Any] = Field(description="monetizationModels.json in the new form, as contracts/monetizationModels.schema.json says")
+    document: dict[str, Any] = Field(
+        description="monetizationModels.json in the new form, as contracts/monetizationModels.schema.json says"
+    )
     stripe_ids: dict[str, Any] = Field(
         default_factory=dict,
-        description="product id -> {product, prices: {component: price id}, meters: {meter id: {id, event_name}}}; component: base, usage:<meter>, unit",
+        description="product id -> {product, prices: {component: price id}, meters: {meter id: {id, event_name}}}; "
+        "a component is base, unit or usage:<meter>",
     )
 
     @property
@@ -403,7 +407,7 @@ ALL_EVENTS: tuple[type[Event], ...] = (
     AccessGranted, AccessSuspended, AccessRestored, AccessRevoked,
 )  # fmt: skip
 
-USAGE_RECORDED_TOPIC = "usage.recorded"  # raw CloudEvents from HTTP ingest: billing_common.usage says their shape
+USAGE_RECORDED_TOPIC = "usage.recorded"  # raw CloudEvents from HTTP ingest, in docs/architecture.md's shape
 GATEWAY_CALLS_TOPIC = "gateway.calls"  # what APIM's log-to-eventhub writes; a setting, because Event Hubs may hold it
 
 __all__ = ["ALL_EVENTS", "GATEWAY_CALLS_TOPIC", "NAMESPACE", "USAGE_RECORDED_TOPIC", "Event", "InvalidEventError", "datetime", "derive_id"]

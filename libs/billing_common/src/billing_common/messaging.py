@@ -1,0 +1,112 @@
+"""How every handler is subscribed, and how a handler ends: done, parked as poison, or held with a growing pause until it works."""
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import fast_depends.exceptions
+import structlog
+from faststream import AckPolicy, BaseMiddleware
+from faststream.exceptions import IgnoredException
+from faststream.kafka import KafkaRouter
+
+from billing_common.dead_letters import park
+from billing_common.events import Event, InvalidEventError
+from billing_common.telemetry import HANDLED, HANDLING, RETRIES
+
+# What the event itself can be guilty of. A pydantic error raised inside a handler is our bug and holds the partition instead.
+POISON = (InvalidEventError, fast_depends.exceptions.ValidationError, json.JSONDecodeError, UnicodeDecodeError)
+SESSION_TIMEOUT_MS = 6000  # the lowest a broker allows by default: a dead member's partitions move after 6 s
+HEARTBEAT_INTERVAL_MS = 1000
+
+log = structlog.get_logger(__name__)
+
+
+def consume(router: KafkaRouter, event: type[Event], *, service: str) -> Callable[[Callable[..., Any]], Any]:
+    """Subscribe a handler to one event class: one group per service and topic, committed only after the handler returned."""
+    subscriber: Callable[[Callable[..., Any]], Any] = router.subscriber(
+        event.topic,
+        group_id=f"{service}.{event.topic}",
+        ack_policy=AckPolicy.NACK_ON_ERROR,
+        auto_offset_reset="earliest",
+        parser=safe_headers,
+        session_timeout_ms=SESSION_TIMEOUT_MS,
+        heartbeat_interval_ms=HEARTBEAT_INTERVAL_MS,
+        title=f"{service}.{event.topic}",
+    )
+    return subscriber
+
+
+async def safe_headers(record: Any, original: Callable[[Any], Any]) -> Any:
+    """Repair header values that are not UTF-8: FastStream would drop such a record without a word."""
+    for one in record if isinstance(record, tuple) else (record,):
+        one.headers = tuple((name, (value or b"").decode("utf-8", "replace").encode()) for name, value in one.headers)
+    return await original(record)
+
+
+class PauseOrPark(BaseMiddleware):
+    """Parks named poison, holds everything else: an outage stops the partition and loses nothing.
+
+    The service puts its name, the producer and the activity counter into the broker's context.
+    """
+
+    tries: ClassVar[dict[tuple[str, int, int], int]] = {}  # (topic, partition, offset): survives a NACK
+    budget_seconds = 20.0  # inside one delivery; far below max_poll_interval_ms
+    pause_max_seconds = 5.0
+    busy: ClassVar[int] = 0
+    handled: ClassVar[int] = 0
+
+    async def consume_scope(self, call_next: Callable[[Any], Any], msg: Any) -> Any:
+        PauseOrPark.busy += 1
+        try:
+            return await self._deliver(call_next, msg)
+        finally:
+            PauseOrPark.busy -= 1
+            PauseOrPark.handled += 1
+
+    async def _deliver(self, call_next: Callable[[Any], Any], msg: Any) -> Any:
+        records = msg.raw_message if isinstance(msg.raw_message, tuple | list) else (msg.raw_message,)
+        at, end = (records[0].topic, records[0].partition, records[0].offset), time.monotonic() + self.budget_seconds
+        started = time.monotonic()
+        while True:
+            try:
+                result = await call_next(msg)
+            except IgnoredException:
+                raise
+            except POISON as error:
+                for record in records:
+                    await park(self.context.get("producer"), self.context.get("service_name"), record, error)
+                HANDLED.labels(at[0], "parked").inc(len(records))
+                result = None
+            except Exception as error:
+                if not await self._pause(at, end, error):
+                    raise
+                continue
+            else:
+                HANDLED.labels(at[0], "done").inc(len(records))
+                HANDLING.labels(at[0]).observe(time.monotonic() - started)
+            if self.tries.pop(at, None):
+                RETRIES.labels(at[0], str(at[1])).set(0)
+            return result
+
+    async def _pause(self, at: tuple[str, int, int], end: float, error: Exception) -> bool:
+        """Wait before the next try; False when the delivery's time is used up and the record must be fetched again."""
+        tries = self.tries[at] = self.tries.get(at, 0) + 1
+        RETRIES.labels(at[0], str(at[1])).set(tries)
+        pause = min(0.1 * 2 ** min(tries - 1, 10), self.pause_max_seconds)
+        log.warning(
+            "event is held and tried again",
+            topic=at[0],
+            partition=at[1],
+            offset=at[2],
+            tries=tries,
+            error=type(error).__name__,
+            detail=str(error)[:200],
+        )
+        if time.monotonic() + pause > end:
+            await asyncio.sleep(max(0.0, end - time.monotonic()))
+            return False
+        await asyncio.sleep(pause)
+        return True

@@ -1,0 +1,310 @@
+"""What every service process is: two HTTP doors, a broker, an outbox relay, background tasks, a status, a graceful stop."""
+
+import asyncio
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+import asyncpg
+import httpx
+import stamina
+import structlog
+import uvicorn
+from aiokafka import AIOKafkaProducer
+from fastapi import FastAPI
+from faststream.kafka import KafkaBroker, KafkaRouter
+
+from billing_common import kafka as kafka_settings
+from billing_common.clock import BusinessClock
+from billing_common.db import create_pool, migrate
+from billing_common.dead_letters import DeadLetters
+from billing_common.doors import install_doors
+from billing_common.inbox import forget_old_claims
+from billing_common.messaging import PauseOrPark
+from billing_common.outbox import Relay
+from billing_common.settings import ServiceSettings
+from billing_common.telemetry import LOOP_FAILURES, READY, configure_logging
+
+log = structlog.get_logger(__name__)
+T = TypeVar("T")
+SettledCheck = Callable[[], Awaitable[str | None]]
+NextDue = Callable[[], Awaitable[datetime | None]]
+STOP_SECONDS = 20
+
+
+class Service:
+    """One service process. `app.py` makes it, adds routes and tasks, and runs it.
+
+    Handlers get `pool`, `clock` and whatever is put into `context` by name (`Annotated[T, Context("name")]`); routes find the
+    same things in `request.app.state`. Anything built on the event loop is made by an `on_start` hook.
+    """
+
+    def __init__(
+        self, name: str, settings: ServiceSettings, *, migrations: Path, routers: Sequence[KafkaRouter] = (), public: bool = True
+    ) -> None:
+        self.name = name
+        self.settings = settings
+        self.migrations = migrations
+        self.public = FastAPI(title=name, openapi_url=None, docs_url=None, redoc_url=None) if public else None
+        self.internal = FastAPI(title=f"{name} (internal)", docs_url=None, redoc_url=None)
+        self.broker = KafkaBroker(
+            **kafka_settings.faststream_arguments(settings), middlewares=[PauseOrPark], logger=None, allow_auto_create_topics=False
+        )
+        for router in routers:
+            self.broker.include_router(router)
+        self.clock = BusinessClock(offset_allowed=settings.clock_offset_allowed)
+        self.context: dict[str, Any] = {}
+        self.activity = 0
+        self.pool: asyncpg.Pool
+        self.producer: AIOKafkaProducer
+        self.relay: Relay
+        self.dead_letters: DeadLetters
+        self._loops: list[tuple[str, Callable[[], Awaitable[None]]]] = []
+        self._starts: list[Callable[[], Awaitable[None]]] = []
+        self._stops: list[Callable[[], Awaitable[None]]] = []
+        self._settled: list[SettledCheck] = []
+        self._next_due: list[NextDue] = []
+        self._broker_started = False
+        install_doors(self)
+
+    # --- what app.py calls -----------------------------------------------------------------------------------------------
+
+    def loop(self, name: str, task: Callable[[], Awaitable[None]]) -> None:
+        """Run `task` for as long as the service lives; after an error again, with a growing pause."""
+        self._loops.append((name, task))
+
+    def on_start(self, hook: Callable[[], Awaitable[None]]) -> None:
+        """Run `hook` once the pool is there and before events and requests are served."""
+        self._starts.append(hook)
+
+    def on_stop(self, hook: Callable[[], Awaitable[None]]) -> None:
+        self._stops.append(hook)
+
+    def settled_when(self, check: SettledCheck) -> None:
+        """Add a check for /status: None when nothing is left to do now, else what is waited for."""
+        self._settled.append(check)
+
+    def next_due(self, source: NextDue) -> None:
+        """Add a source of the next instant (business time) at which this service will act by itself."""
+        self._next_due.append(source)
+
+    def share(self, name: str, value: T) -> T:
+        """Make `value` known to handlers (Context) and routes (app.state) under `name`."""
+        self.context[name] = value
+        self.broker.context.set_global(name, value)
+        for app in self.apps:
+            setattr(app.state, name, value)
+        return value
+
+    @property
+    def apps(self) -> list[FastAPI]:
+        return [app for app in (self.public, self.internal) if app is not None]
+
+    # --- status ------------------------------------------------------------------------------------------------------------
+
+    async def status(self) -> dict[str, Any]:
+        """Say whether anything is left to do at this business time, and when the next thing is due by itself."""
+        waiting = [reason for check in self._settled if (reason := await check())]
+        if (rows := await self.pool.fetchval("select count(*) from outbox")) > 0:
+            waiting.append(f"{rows} events in the outbox")
+        waiting += await self._unread()
+        dues = [due for source in self._next_due if (due := await source()) is not None]
+        return {
+            "service": self.name,
+            "settled": not waiting,
+            "activity": self.activity + PauseOrPark.handled + self.relay.moved,
+            "next_due": min(dues).isoformat() if dues else None,
+            "waiting_for": waiting,
+            "now": self.clock.now().isoformat(),
+        }
+
+    async def _unread(self) -> list[str]:
+        if not self.broker.subscribers:
+            return []
+        if not self._broker_started:
+            return ["Kafka"]
+        consumers = [consumer for subscriber in self.broker.subscribers if (consumer := getattr(subscriber, "consumer", None))]
+        assigned = {place: consumer for consumer in consumers for place in consumer.assignment()}
+        if not assigned:
+            return ["partitions"]
+        ends = await consumers[0].end_offsets(list(assigned))
+        unread = sorted({place.topic for place, end in ends.items() if end > await assigned[place].position(place)})
+        waiting = [f"unread events of {topic}" for topic in unread]
+        if PauseOrPark.busy:
+            waiting.append(f"{PauseOrPark.busy} events being handled")
+        missing = {topic for consumer in consumers for topic in consumer.subscription()} - {place.topic for place in assigned}
+        return [*waiting, *(f"partitions of {topic}" for topic in sorted(missing))]
+
+    async def readiness(self) -> list[str]:
+        """Return what keeps the service from being ready; empty when it is."""
+        reasons = []
+        try:
+            await self.pool.fetchval("select 1", timeout=2)
+        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, AttributeError):
+            reasons.append("Postgres does not answer")
+        if self.broker.subscribers and not self._broker_started:
+            reasons.append("Kafka: not subscribed yet")
+        elif not await self.broker.ping(2):
+            reasons.append("Kafka does not answer")
+        READY.set(0 if reasons else 1)
+        return reasons
+
+    # --- life ------------------------------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Everything but the HTTP servers: pool, migrations, clock, producer, broker, loops. Tests use it directly."""
+        settings = self.settings
+        dsn = settings.database_url.get_secret_value()
+        async for attempt in _until_it_works():
+            with attempt:
+                if settings.migrate_on_start:
+                    await migrate(dsn, self.name, self.migrations)
+                self.pool = self.share("pool", await create_pool(dsn, schema=self.name, size=settings.database_pool_size))
+        await self._read_clock()
+        self.producer = AIOKafkaProducer(
+            **kafka_settings.arguments(settings), enable_idempotence=True, linger_ms=0, max_batch_size=131072, request_timeout_ms=10000
+        )
+        self.share("producer", self.producer)
+        self.share("service_name", self.name)
+        self.share("clock", self.clock)
+        self.share("token_keys", settings.token_keys)
+        self.relay = Relay(self.pool, self.producer, schema=self.name)
+        self.dead_letters = self.share("dead_letters", DeadLetters(self.name, kafka_settings.arguments(settings), self.pool, self.producer))
+        for hook in self._starts:
+            await hook()
+        tasks = [
+            asyncio.create_task(self._run_loop(name, task), name=name)
+            for name, task in [("kafka", self._run_kafka), ("claims", self._forget_claims), *self._loops]
+        ]
+        try:
+            yield
+        finally:
+            await self._stop(tasks)
+
+    async def _stop(self, tasks: list[asyncio.Task[None]]) -> None:
+        with suppress(Exception):
+            await asyncio.wait_for(self.broker.stop(), STOP_SECONDS)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for hook in reversed(self._stops):
+            with suppress(Exception):
+                await hook()
+        with suppress(Exception):
+            await asyncio.wait_for(self.producer.stop(), 5)
+        with suppress(Exception):
+            await asyncio.wait_for(self.pool.close(), 5)
+        log.info("stopped")
+
+    async def _read_clock(self) -> None:
+        if self.settings.clock_url is None:
+            return
+        async with httpx.AsyncClient(timeout=5) as client:
+            async for attempt in _until_it_works():
+                with attempt:
+                    answer = (await client.get(str(self.settings.clock_url))).raise_for_status().json()
+        self.clock.set_offset(timedelta(seconds=float(answer["offset_seconds"])))
+
+    async def _run_kafka(self) -> None:
+        """Start producer and subscribers, then relay the outbox. An error starts all of it again."""
+        await self.producer.start()
+        if not self._broker_started:
+            try:
+                await self.broker.start()
+            except BaseException:
+                with suppress(Exception):
+                    await self.broker.stop()  # a half-started subscriber must not be started twice
+                raise
+            self._broker_started = True
+        await self.relay.run()
+
+    async def _forget_claims(self) -> None:
+        while True:
+            async with self.pool.acquire() as connection:
+                await forget_old_claims(connection, datetime.now(UTC))
+            await asyncio.sleep(3600)
+
+    async def _run_loop(self, name: str, task: Callable[[], Awaitable[None]]) -> None:
+        async for attempt in _until_it_works():
+            with attempt:
+                try:
+                    await task()
+                except Exception as error:
+                    LOOP_FAILURES.labels(name).inc()
+                    log.warning("background task failed and starts again", task=name, error=type(error).__name__, detail=str(error)[:200])
+                    raise
+
+    async def serve(self) -> None:
+        """Serve both doors until SIGTERM or SIGINT, then stop in order."""
+        doors = [(self.internal, self.settings.internal_host, self.settings.internal_port, "INTERNAL_PORT")]
+        if self.public is not None:
+            doors.append((self.public, self.settings.http_host, self.settings.http_port, "HTTP_PORT"))
+        sockets = [_bind(self.name, host, port, setting) for _, host, port, setting in doors]
+        servers = [
+            _Server(uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=10))
+            for app, *_ in doors
+        ]
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, _ask_to_stop, servers)
+        async with self.running():
+            log.info("serving", internal_port=sockets[0].getsockname()[1], http_port=sockets[-1].getsockname()[1])
+            await asyncio.gather(*(server.serve(sockets=[bound]) for server, bound in zip(servers, sockets, strict=True)))
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its own signal handlers: two servers share this process."""
+
+    @contextmanager
+    def capture_signals(self) -> Any:
+        yield
+
+
+def _ask_to_stop(servers: list[_Server]) -> None:
+    for server in servers:
+        server.should_exit = True
+
+
+def _bind(service: str, host: str, port: int, setting: str) -> socket.socket:
+    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((host, port))
+    except OSError as error:
+        sys.stderr.write(f"{service} cannot listen on {host}:{port} ({error.strerror}): set {service.upper()}_{setting} to a free port\n")
+        raise SystemExit(1) from None
+    return bound
+
+
+def _until_it_works() -> Any:
+    return stamina.retry_context(on=Exception, attempts=None, timeout=None, wait_initial=0.1, wait_max=5.0)
+
+
+def run(service: Callable[[], Service], *, name: str, level: str) -> None:
+    """Configure logs and serve. With `migrate` as the only argument apply the migrations and end instead."""
+    configure_logging(name, level)
+    built = service()
+    if sys.argv[1:] == ["migrate"]:
+        applied = asyncio.run(migrate(built.settings.database_url.get_secret_value(), name, built.migrations))
+        log.info("migrations applied", names=applied)
+        return
+    if sys.argv[1:]:
+        sys.stderr.write(f"usage: python -m {name} [migrate]\n")
+        raise SystemExit(2)
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(built.serve())
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop  # not on every platform
+    except ImportError:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory

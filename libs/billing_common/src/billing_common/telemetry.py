@@ -1,0 +1,49 @@
+"""Structured logs (one JSON line per outcome, no payloads, no secrets) and the metrics every service has."""
+
+import logging
+import sys
+from typing import Any
+
+import structlog
+from prometheus_client import Counter, Gauge, Histogram
+
+HANDLED = Counter("turnpike_events_handled_total", "Events handled", ["topic", "outcome"])
+HANDLING = Histogram(
+    "turnpike_event_handling_seconds", "Time to handle one event", ["topic"], buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
+)
+RETRIES = Gauge("turnpike_event_retries", "Tries so far of the event that holds its partition", ["topic", "partition"])
+DEAD_LETTERS = Counter("turnpike_dead_letters_total", "Events that went to the dead-letter topic", ["topic", "error"])
+LAG = Gauge("turnpike_consumer_lag", "Events not handled yet", ["topic", "partition"])
+LOOP_FAILURES = Counter("turnpike_background_failures_total", "Failed rounds of a background task", ["task"])
+READY = Gauge("turnpike_ready", "1 when the service is ready")
+
+
+def configure_logging(service: str, level: str) -> None:
+    """Send everything, structlog's and the libraries' records, to stdout as JSON lines."""
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.dict_tracebacks,
+                structlog.processors.JSONRenderer(),
+            ],
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=level, force=True)
+    for noisy in ("aiokafka", "azure", "httpx", "httpcore", "stripe", "uvicorn.access"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    structlog.contextvars.bind_contextvars(service=service)
