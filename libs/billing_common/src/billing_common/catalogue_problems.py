@@ -1,0 +1,139 @@
+"""What is wrong with a catalogue, said so that a person can repair it: path, line, what is wrong, what is allowed."""
+
+import difflib
+import re
+import types
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+from billing_common.catalogue_source import Path, Source
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that must be repaired before the catalogue can be sold."""
+
+    path: str
+    line: int
+    message: str
+    allowed: str = ""
+
+    def __str__(self) -> str:
+        hint = f" (allowed: {self.allowed})" if self.allowed else ""
+        return f"line {self.line}, {self.path}: {self.message}{hint}"
+
+
+class CatalogueError(Exception):
+    """The catalogue cannot be sold; `problems` says everything that is wrong, in the order of the file."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = sorted(problems, key=lambda problem: (problem.line, problem.path))
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+class Problems:
+    """Collects problems with the lines of one source."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self.found: list[Problem] = []
+
+    def add(self, path: Path, message: str, allowed: str = "") -> None:
+        """Note a problem at a path."""
+        self.found.append(Problem(json_path(path), self._source.line_of(path), message, allowed))
+
+    def raise_if_any(self) -> None:
+        if self.found:
+            raise CatalogueError(self.found)
+
+
+def json_path(path: Path) -> str:
+    """Write a path as JSONPath: $.products[3].price.base."""
+    text = "$"
+    for part in path:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        elif re.fullmatch(r"[A-Za-z_$][\w$]*", part):
+            text += f".{part}"
+        else:
+            text += f"[{part[:60]!r}]"
+    return text
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return a suggestion as a sentence with a blank before it, or nothing."""
+    nearest = difflib.get_close_matches(word.lower(), {name.lower(): name for name in known}, n=1, cutoff=0.6)
+    by_lower = {name.lower(): name for name in known}
+    return f' Did you mean "{by_lower[nearest[0]]}"?' if nearest else ""
+
+
+def add_validation_problems(problems: Problems, error: ValidationError, root: type[BaseModel]) -> None:
+    """Turn pydantic's errors into problems that name what is allowed."""
+    for entry in error.errors(include_url=False):
+        path: Path = tuple(entry["loc"])
+        message, allowed = _explain(entry, _fields_at(root, path[:-1]))
+        problems.add(path, message, allowed)
+
+
+def _explain(entry: Any, siblings: list[str]) -> tuple[str, str]:
+    context = entry.get("ctx", {})
+    kind, given = entry["type"], entry["input"]
+    name = str(entry["loc"][-1]) if entry["loc"] else ""
+    shown = (
+        f'"{str(given)[:60]}"'
+        if isinstance(given, str | int) and not isinstance(given, bool)
+        else f"a value of type {type(given).__name__}"
+    )
+    allowed = entry["msg"].removeprefix("Input should be ")
+    explained = (f"{shown} does not fit", allowed)
+    match kind:
+        case "extra_forbidden":
+            explained = f'"{name[:60]}" is not a known field.{did_you_mean(name, siblings)}', ", ".join(siblings)
+        case "missing":
+            explained = f'the field "{name}" is missing', ""
+        case "literal_error":
+            expected = re.findall(r"'([^']*)'", context["expected"]) or [context["expected"]]
+            explained = f"{shown} is not allowed.{did_you_mean(str(given), expected)}", ", ".join(expected)
+        case "string_pattern_mismatch":
+            explained = f"{shown} has characters that are not allowed", f"text that matches {context['pattern']}"
+        case "greater_than_equal" | "greater_than" | "less_than_equal" | "less_than":
+            explained = f"{shown if isinstance(given, str | int) else given} is out of range", allowed
+        case "value_error":
+            explained = str(context["error"]), ""
+    return explained
+
+
+def _fields_at(model: type[BaseModel], path: Path) -> list[str]:
+    """Return the fields of the object at the path, following models, tuples and maps."""
+    current: Any = model
+    for part in path:
+        current = _step(current, part)
+    return _names(current) if _is_model(current) else []
+
+
+def _step(current: Any, part: str | int) -> Any:
+    if _is_model(current):
+        for name, field in current.model_fields.items():
+            if part in (name, field.alias):
+                return _unwrap(field.annotation)
+        return None
+    arguments = [argument for argument in get_args(current) if argument is not Ellipsis]
+    return _unwrap(arguments[-1]) if arguments else None
+
+
+def _unwrap(annotation: Any) -> Any:
+    """Drop `| None`: what remains is a model, a tuple, a map or a plain type."""
+    if isinstance(annotation, types.UnionType) or get_origin(annotation) is types.UnionType:
+        return next((argument for argument in get_args(annotation) if argument is not types.NoneType), None)
+    return annotation
+
+
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _names(model: Any) -> list[str]:
+    return [field.alias or name for name, field in model.model_fields.items()]

@@ -1,0 +1,186 @@
+"""Rules that go across fields: a catalogue that breaks one cannot be sold."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+from billing_common.catalogue_model import METER_ID_PATTERN, Price, Product, UsagePrice
+from billing_common.catalogue_problems import Problems, did_you_mean
+from billing_common.catalogue_source import Path
+from billing_common.money import CURRENCIES, UNIT_AMOUNT_DECIMALS, exponent, plain, to_minor
+
+if TYPE_CHECKING:
+    from billing_common.catalogue import Catalogue
+
+# model -> parts of the price it must have, parts it may have
+SHAPES: dict[str, tuple[frozenset[str], frozenset[str]]] = {
+    "Free": (frozenset(), frozenset()),
+    "Freemium": (frozenset({"usage"}), frozenset({"maximum"})),
+    "Metered": (frozenset({"usage"}), frozenset({"minimum", "maximum", "setup"})),
+    "Tier": (frozenset({"base"}), frozenset({"setup"})),
+    "TierWithOverage": (frozenset({"base", "usage"}), frozenset({"setup", "maximum"})),
+    "Unit": (frozenset({"unit"}), frozenset({"base", "setup", "maximum"})),
+    "Volume": (frozenset({"usage"}), frozenset({"base", "setup", "minimum", "maximum"})),
+    "Graduated": (frozenset({"usage"}), frozenset({"base", "setup", "minimum", "maximum"})),
+    "Hybrid": (frozenset(), frozenset({"base", "usage", "unit", "setup", "minimum", "maximum"})),
+}
+
+
+def check(catalogue: Catalogue, problems: Problems) -> None:
+    """Note everything in `problems` that keeps the catalogue from being sold."""
+    _check_currency(catalogue.currency, ("currency",), problems)
+    for meter_id in catalogue.meters:
+        if not re.match(METER_ID_PATTERN, meter_id):
+            problems.add(("meters", meter_id), f'the meter id "{meter_id[:40]}" is not allowed', f"text that matches {METER_ID_PATTERN}")
+    repeated = [product_id for product_id, count in Counter(product.id.lower() for product in catalogue.products).items() if count > 1]
+    for index, product in enumerate(catalogue.products):
+        path = ("products", index)
+        if product.id.lower() in repeated:
+            problems.add((*path, "id"), f'the id "{product.id}" is used by two products (APIM ignores case)', "an id of its own")
+        _check_product(catalogue, product, path, problems)
+    used = {meter for product in catalogue.products for meter in product.meter_ids()}
+    for meter_id in catalogue.meters.keys() - used:
+        problems.add(("meters", meter_id), f'no product uses the meter "{meter_id}"', "meters that a price or a quota names")
+
+
+def _check_product(catalogue: Catalogue, product: Product, path: Path, problems: Problems) -> None:
+    if product.trial_days and product.billing_anchor == "calendar":
+        allowed = '"billing_anchor": "anniversary", or no trial_days'
+        problems.add((*path, "trial_days"), "a trial cannot be combined with calendar billing", allowed)
+    if product.on_end == "free" and not any(other.is_free for other in catalogue.products):
+        problems.add((*path, "on_end"), 'on_end is "free" but the catalogue has no product of the model Free', "cancel")
+    for meter_id in product.meter_ids():
+        _check_meter(catalogue, product, meter_id, path, problems)
+    prices: list[tuple[Path, str, Price]] = []
+    if product.price is not None:
+        prices.append(((*path, "price"), catalogue.currency_of(product), product.price))
+    prices += [((*path, "currencies", code), code, price) for code, price in product.currencies.items()]
+    _check_shape(product, path, problems)
+    for at, code, price in prices:
+        _check_currency(code, at if code in product.currencies else (*path, "currency"), problems)
+        if code in CURRENCIES:
+            _check_price(product, price, code, at, problems)
+        if product.price is not None and _parts(price) != _parts(product.price):
+            problems.add(
+                at, "the prices of one product must have the same parts in every currency", ", ".join(sorted(_parts(product.price)))
+            )
+
+
+def _check_meter(catalogue: Catalogue, product: Product, meter_id: str, path: Path, problems: Problems) -> None:
+    meter = catalogue.meters.get(meter_id)
+    if meter is None:
+        known = ", ".join(catalogue.meters)
+        problems.add(
+            path, f'the product "{product.id}" uses the unknown meter "{meter_id}".{did_you_mean(meter_id, catalogue.meters)}', known
+        )
+    elif product.source == "reports" and (meter.counts.statuses != ("2xx",) or meter.weights or meter.weight != 1 or meter.property_name):
+        allowed = 'the sources "stream" and "ingest"'
+        problems.add((*path, "source"), "APIM's reports know only successful calls: this meter has filters or weights", allowed)
+
+
+def _check_currency(code: str, path: Path, problems: Problems) -> None:
+    if code not in CURRENCIES:
+        message = f'"{code[:10]}" is not a currency that Stripe charges in.{did_you_mean(code, CURRENCIES)}'
+        problems.add(path, message, "ISO 4217 codes in lower case, for example usd, eur, jpy")
+
+
+def _parts(price: Price) -> frozenset[str]:
+    return frozenset(name for name in ("base", "setup", "usage", "unit", "minimum", "maximum") if getattr(price, name) not in (None, ()))
+
+
+def _check_shape(product: Product, path: Path, problems: Problems) -> None:
+    required, optional = SHAPES[product.model]
+    given = _parts(product.price) if product.price else frozenset()
+    allowed = ", ".join(sorted(required | optional)) or "no price at all"
+    for part in sorted(required - given):
+        problems.add((*path, "price"), f'the model {product.model} needs "{part}" in its price', allowed)
+    for part in sorted(given - required - optional):
+        problems.add((*path, "price", part), f'the model {product.model} has no "{part}" in its price', allowed)
+    if product.is_free and product.currencies:
+        problems.add((*path, "currencies"), "a free product has no currencies", "no currencies")
+    if product.model == "Hybrid" and not given:
+        problems.add((*path, "price"), "the model Hybrid needs at least one part in its price", allowed)
+    if product.model == "Tier" and product.quota is None:
+        problems.add(path, 'the model Tier needs a quota: without one the fee buys everything. Did you mean "Hybrid"?', "quota")
+
+
+def _check_price(product: Product, price: Price, currency: str, path: Path, problems: Problems) -> None:
+    for name in ("base", "setup", "minimum", "maximum"):
+        _check_whole(getattr(price, name), currency, (*path, name), problems)
+    if price.unit:
+        _check_whole(price.unit.amount, currency, (*path, "unit", "amount"), problems)
+    if price.minimum is not None and price.maximum is not None and price.minimum > price.maximum:
+        problems.add((*path, "minimum"), "the least spend is above the most spend", f"at most {plain(price.maximum)}")
+    meters = [usage.meter for usage in price.usage] + ([price.unit.meter] if price.unit else [])
+    for meter_id in {meter_id for meter_id in meters if meters.count(meter_id) > 1}:
+        problems.add((*path, "usage"), f'the meter "{meter_id}" is priced twice', "one price per meter")
+    for index, usage in enumerate(price.usage):
+        at = (*path, "usage", index)
+        _check_usage(product, usage, at, problems)
+        _check_rates(usage, currency, at, problems)
+        if product.quota and product.quota.meter == usage.meter and product.quota.calls < usage.included:
+            allowed = f"at least {usage.included}"
+            problems.add((*path[:2], "quota", "calls"), f"the quota ({product.quota.calls}) is below the included amount", allowed)
+
+
+def _check_usage(product: Product, usage: UsagePrice, path: Path, problems: Problems) -> None:
+    if (usage.amount is None) == (not usage.tiers):
+        problems.add(path, 'a usage price has either "amount" or "tiers"', "one of the two")
+    if product.model == "Metered" and usage.included:
+        problems.add((*path, "included"), "the model Metered includes nothing", "0, or the model Freemium")
+    if product.model in ("Freemium", "TierWithOverage") and not usage.included and not usage.tiers:
+        problems.add(path, f'the model {product.model} needs "included"', "the units that cost nothing, 1 or more")
+    if product.model == "Volume" and usage.mode != "volume":
+        problems.add((*path, "mode"), "the model Volume charges the whole quantity at one rate", '"mode": "volume"')
+    if usage.rounding != "exact" and (usage.included or usage.tiers or usage.discounts):
+        allowed = '"exact", or a price without included units, tiers and discounts'
+        problems.add((*path, "rounding"), "Stripe cannot round to blocks in a price with slices", allowed)
+    if usage.tiers and (usage.included or usage.discounts):
+        problems.add((*path, "tiers"), 'tiers stand alone: no "included" and no "discounts" beside them', "a first tier with the amount 0")
+    for name in ("tiers", "discounts"):
+        _check_slices([entry.up_to for entry in getattr(usage, name)], (*path, name), problems)
+
+
+def _check_slices(ends: list[int | None], path: Path, problems: Problems) -> None:
+    if ends and ends[-1] is not None:
+        problems.add(
+            (*path, len(ends) - 1, "up_to"), "the last tier has an end: usage beyond it would have no price", "null in the last tier"
+        )
+    previous = 0
+    for index, end in enumerate(ends):
+        if end is None and index < len(ends) - 1:
+            problems.add((*path, index, "up_to"), "only the last tier is without an end", "a number")
+        elif end is not None and end <= previous:
+            problems.add((*path, index, "up_to"), f"the tier ends at {end}, inside the one before", f"more than {previous}")
+        previous = end if end is not None else previous
+
+
+def _check_rates(usage: UsagePrice, currency: str, path: Path, problems: Problems) -> None:
+    amounts = [((*path, "amount"), usage.amount)] if usage.amount is not None else []
+    amounts += [((*path, "tiers", index, "amount"), tier.amount) for index, tier in enumerate(usage.tiers)]
+    for at, amount in amounts:
+        _check_precision(to_minor(amount, currency), 1 if usage.rounding != "exact" else usage.per, at, problems)
+    for index, tier in enumerate(usage.tiers):
+        _check_whole(tier.flat, currency, (*path, "tiers", index, "flat"), problems)
+    for index, discount in enumerate(usage.discounts if usage.amount is not None else ()):
+        factor = (100 - discount.percent) / Decimal(100)
+        _check_precision(
+            to_minor(usage.amount or Decimal(0), currency) * factor, usage.per, (*path, "discounts", index, "percent"), problems
+        )
+
+
+def _check_precision(minor: Decimal, per: int, path: Path, problems: Problems) -> None:
+    """Stripe takes 12 decimals of a minor unit: a rate must be exact within them."""
+    numerator, denominator = minor.as_integer_ratio()
+    if numerator * 10**UNIT_AMOUNT_DECIMALS % (denominator * per):
+        message = f"the price of one unit has more than {UNIT_AMOUNT_DECIMALS} decimals of the minor unit"
+        problems.add(path, message, "an amount that `per` divides exactly")
+
+
+def _check_whole(amount: Decimal | None, currency: str, path: Path, problems: Problems) -> None:
+    if amount is not None and to_minor(amount, currency) % 1:
+        allowed = f"at most {exponent(currency)} decimals"
+        problems.add(path, f"{plain(amount)} {currency.upper()} is too precise: this amount must be whole in the minor unit", allowed)

@@ -1,0 +1,38 @@
+"""Slices of usage: what is included, tiers and volume discounts all become the same list of slices."""
+
+from dataclasses import dataclass
+from decimal import Decimal
+
+from billing_common.catalogue_model import UsagePrice
+from billing_common.money import EXACT, to_minor
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Units up to `up_to` (inclusive; None: no end) at `amount` for each `per` units, plus `flat` when entered."""
+
+    up_to: int | None
+    amount: Decimal
+    per: int
+    flat: Decimal = Decimal(0)
+
+
+def slices_of(usage: UsagePrice) -> tuple[Slice, ...]:
+    """Return the slices of an exact usage price, in order; the last one has no end."""
+    if usage.tiers:
+        return tuple(Slice(tier.up_to, tier.amount, usage.per, tier.flat) for tier in usage.tiers)
+    amount = usage.amount or Decimal(0)
+    included = (Slice(usage.included, Decimal(0), usage.per),) if usage.included else ()
+    if not usage.discounts:
+        return (*included, Slice(None, amount, usage.per))
+    discounted = (Slice(entry.up_to, _less(amount, entry.percent), usage.per) for entry in usage.discounts)
+    return (*included, *(entry for entry in discounted if entry.up_to is None or entry.up_to > usage.included))
+
+
+def unit_rate(amount: Decimal, per: int, currency: str) -> Decimal:
+    """Return the price of one unit in minor units: exact, because the catalogue refuses rates that are not."""
+    return EXACT.divide(to_minor(amount, currency), Decimal(per))
+
+
+def _less(amount: Decimal, percent: Decimal) -> Decimal:
+    return EXACT.multiply(amount, EXACT.divide(100 - percent, Decimal(100)))
