@@ -1,1 +1,6 @@
-"""The look of every page: tokens, templates, static files, CSP and CSRF."""
+"""The look and the safety of every page: one stylesheet, one set of macros, one policy."""
+
+from turnpike_ui.errors import PageError
+from turnpike_ui.pages import Brand, NavLink, Pages
+
+__all__ = ["Brand", "NavLink", "PageError", "Pages"]
