@@ -1,0 +1,55 @@
+# The only way to run anything: `make` lists the targets.
+SHELL := /bin/sh
+PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.11 python; do \
+	command -v $$name >/dev/null 2>&1 && $$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$name && exit; done; \
+	command -v python3 || echo missing)
+BIN := .venv/bin
+WORKERS ?= 2
+MEMBERS := $(patsubst %/pyproject.toml,%,$(wildcard libs/*/pyproject.toml services/*/pyproject.toml sandbox/*/pyproject.toml cli/pyproject.toml))
+
+.DEFAULT_GOAL := help
+.PHONY: help setup up down status demo check format lint types contracts contracts-check unit test bench
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+setup: ## install everything into the checkout; does nothing when nothing changed
+	@if [ "$(PYTHON)" = missing ]; then echo 'Python was not found: install Python 3.11 or newer, then run `make setup`.' >&2; exit 1; fi
+	@$(PYTHON) tools/setup.py
+
+up: setup ## start the stack: Kafka, Postgres, sandbox and the six services
+	@$(BIN)/turnpike up
+
+down: ## stop the stack
+	@$(BIN)/turnpike down
+
+status: ## show what runs and where
+	@$(BIN)/turnpike status
+
+demo: setup ## play the whole story and stay up; EXIT=1 stops everything afterwards
+	@$(BIN)/turnpike demo $(if $(EXIT),--exit)
+
+check: setup format lint types contracts-check ## format, lint, types and contracts, without the tests
+
+format: setup ## check the format (ruff format . repairs it)
+	@$(BIN)/ruff format --check --quiet .
+
+lint: setup ## check the rules
+	@$(BIN)/ruff check --quiet .
+
+types: setup ## check the types of every member
+	@$(BIN)/python tools/check_types.py $(MEMBERS)
+
+contracts: setup ## write contracts/ from the code
+	@$(BIN)/python tools/contracts.py
+
+contracts-check: setup ## fail when contracts/ is not what the code says
+	@$(BIN)/python tools/contracts.py --check
+
+unit: setup ## run the tests alone; TESTS="path ..." chooses some
+	@$(BIN)/pytest -n $(WORKERS) --dist loadgroup $(TESTS)
+
+test: setup check unit ## everything that must hold before a change goes in
+
+bench: setup ## measure and write bench/results
+	@$(BIN)/python -m bench

@@ -1,0 +1,12 @@
+"""Servers of these tests; most use the ones shared by the whole run."""
+
+import pytest
+
+from embedded_servers import places
+
+pytest_plugins = ["embedded_servers.testing"]
+
+
+@pytest.fixture
+def as_a_normal_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(places, "is_root", lambda: False)
