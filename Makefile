@@ -14,7 +14,10 @@ help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 setup: ## install everything into the checkout; does nothing when nothing changed
-	@if [ "$(PYTHON)" = missing ]; then echo 'Python was not found: install Python 3.11 or newer, then run `make setup`.' >&2; exit 1; fi
+	@if [ "$(PYTHON)" = missing ]; then \
+		echo 'Python was not found: install Python 3.11 or newer, then run `make setup`.' >&2; exit 1; fi
+	@if ! $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then \
+		echo 'Python is too old: install Python 3.11 or newer and run `make setup PYTHON=/path/to/python3.11`.' >&2; exit 1; fi
 	@$(PYTHON) tools/setup.py
 
 up: setup ## start the stack: Kafka, Postgres, sandbox and the six services
