@@ -8,7 +8,7 @@ import asyncpg
 import structlog
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
-from billing_common.telemetry import DEAD_LETTERS
+from billing_common.telemetry import DEAD_LETTERS, describe
 from billing_common.topics import dead_letter_topic
 
 log = structlog.get_logger(__name__)
@@ -45,7 +45,7 @@ async def park(producer: AIOKafkaProducer, service: str, record: Any, error: Exc
     """Copy the raw record to the dead-letter topic. Raises KafkaError when that fails: then nothing is acknowledged and nothing lost."""
     ours = {
         "dlq-error": type(error).__name__,
-        "dlq-message": _first_line(error),
+        "dlq-message": describe(error),
         "dlq-topic": record.topic,
         "dlq-partition": str(record.partition),
         "dlq-offset": str(record.offset),
@@ -65,14 +65,6 @@ async def park(producer: AIOKafkaProducer, service: str, record: Any, error: Exc
         offset=record.offset,
         error=type(error).__name__,
     )
-
-
-def _first_line(error: Exception) -> str:
-    """Say what is wrong without repeating the payload: pydantic's own errors carry the input, so only place and kind are kept."""
-    errors = getattr(error, "errors", None)
-    if callable(errors):
-        return "; ".join(f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}" for problem in errors()[:5])[:500]
-    return (str(error).splitlines() or [""])[0][:500]
 
 
 class DeadLetters:

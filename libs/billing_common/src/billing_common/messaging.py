@@ -4,17 +4,18 @@ import asyncio
 import json
 import time
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_type_hints
 
 import fast_depends.exceptions
 import structlog
 from faststream import AckPolicy, BaseMiddleware
+from faststream._internal.context.context_type import Context as ContextMark
 from faststream.exceptions import IgnoredException
-from faststream.kafka import KafkaRouter
+from faststream.kafka import KafkaBroker, KafkaRouter
 
 from billing_common.dead_letters import park
 from billing_common.events import Event, InvalidEventError
-from billing_common.telemetry import HANDLED, HANDLING, RETRIES
+from billing_common.telemetry import HANDLED, HANDLING, RETRIES, describe
 
 # What the event itself can be guilty of. A pydantic error raised inside a handler is our bug and holds the partition instead.
 POISON = (InvalidEventError, fast_depends.exceptions.ValidationError, json.JSONDecodeError, UnicodeDecodeError)
@@ -37,6 +38,17 @@ def consume(router: KafkaRouter, event: type[Event], *, service: str) -> Callabl
         title=f"{service}.{event.topic}",
     )
     return subscriber
+
+
+def check_context(broker: KafkaBroker) -> None:
+    """Raise when a handler asks for a Context name nobody shared: at run time that would look like a bad event and park them all."""
+    for subscriber in broker.subscribers:
+        for call in subscriber.calls:
+            hints = get_type_hints(call.handler._original_call, include_extras=True)  # noqa: SLF001 - FastStream has no public way to the function
+            for hint in hints.values():
+                for mark in getattr(hint, "__metadata__", ()):
+                    if isinstance(mark, ContextMark) and mark.name:
+                        broker.context.resolve(mark.name)
 
 
 async def safe_headers(record: Any, original: Callable[[Any], Any]) -> Any:
@@ -103,7 +115,7 @@ class PauseOrPark(BaseMiddleware):
             offset=at[2],
             tries=tries,
             error=type(error).__name__,
-            detail=str(error)[:200],
+            detail=describe(error),
         )
         if time.monotonic() + pause > end:
             await asyncio.sleep(max(0.0, end - time.monotonic()))

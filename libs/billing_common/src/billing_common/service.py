@@ -16,6 +16,7 @@ import stamina
 import structlog
 import uvicorn
 from aiokafka import AIOKafkaProducer
+from fast_depends.pydantic import PydanticSerializer
 from fastapi import FastAPI
 from faststream.kafka import KafkaBroker, KafkaRouter
 
@@ -25,10 +26,10 @@ from billing_common.db import create_pool, migrate
 from billing_common.dead_letters import DeadLetters
 from billing_common.doors import install_doors
 from billing_common.inbox import forget_old_claims
-from billing_common.messaging import PauseOrPark
+from billing_common.messaging import PauseOrPark, check_context
 from billing_common.outbox import Relay
 from billing_common.settings import ServiceSettings
-from billing_common.telemetry import LOOP_FAILURES, READY, configure_logging
+from billing_common.telemetry import LOOP_FAILURES, READY, configure_logging, describe
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -53,7 +54,11 @@ class Service:
         self.public = FastAPI(title=name, openapi_url=None, docs_url=None, redoc_url=None) if public else None
         self.internal = FastAPI(title=f"{name} (internal)", docs_url=None, redoc_url=None)
         self.broker = KafkaBroker(
-            **kafka_settings.faststream_arguments(settings), middlewares=[PauseOrPark], logger=None, allow_auto_create_topics=False
+            **kafka_settings.faststream_arguments(settings),
+            middlewares=[PauseOrPark],
+            logger=None,
+            allow_auto_create_topics=False,
+            serializer=PydanticSerializer(use_fastdepends_errors=True),  # tells a bad event from an error inside a handler
         )
         for router in routers:
             self.broker.include_router(router)
@@ -178,6 +183,7 @@ class Service:
         self.dead_letters = self.share("dead_letters", DeadLetters(self.name, kafka_settings.arguments(settings), self.pool, self.producer))
         for hook in self._starts:
             await hook()
+        check_context(self.broker)
         tasks = [
             asyncio.create_task(self._run_loop(name, task), name=name)
             for name, task in [("kafka", self._run_kafka), ("claims", self._forget_claims), *self._loops]
@@ -237,7 +243,7 @@ class Service:
                     await task()
                 except Exception as error:
                     LOOP_FAILURES.labels(name).inc()
-                    log.warning("background task failed and starts again", task=name, error=type(error).__name__, detail=str(error)[:200])
+                    log.warning("background task failed and starts again", task=name, error=type(error).__name__, detail=describe(error))
                     raise
 
     async def serve(self) -> None:

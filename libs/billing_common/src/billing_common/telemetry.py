@@ -47,3 +47,12 @@ def configure_logging(service: str, level: str) -> None:
     for noisy in ("aiokafka", "azure", "httpx", "httpcore", "stripe", "uvicorn.access"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     structlog.contextvars.bind_contextvars(service=service)
+
+
+def describe(error: BaseException) -> str:
+    """Say in one line what is wrong, without the payload: a validation error's own text repeats its input."""
+    error = getattr(error, "original_error", error)
+    errors = getattr(error, "errors", None)
+    if callable(errors):
+        return "; ".join(f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}" for problem in errors()[:5])[:500]
+    return (str(error).splitlines() or [""])[0][:500]

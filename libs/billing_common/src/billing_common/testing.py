@@ -9,8 +9,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
+from uuid import uuid4
 
 import asyncpg
+from fast_depends.pydantic import PydanticSerializer
 from faststream.kafka import KafkaBroker, KafkaRouter, TestKafkaBroker
 
 from billing_common.db import migrate
@@ -35,7 +37,7 @@ class OneConnectionPool:
 
 async def make_schema(superuser_dsn: str, service: str, migrations: Path) -> str:
     """Make a fresh database with the service's migrated schema; returns its address. Drop it with `drop_database`."""
-    name = f"test_{re.sub('[^a-z0-9_]', '_', service)}_{id(object()):x}"
+    name = f"test_{re.sub('[^a-z0-9_]', '_', service)}_{uuid4().hex[:12]}"
     admin = await asyncpg.connect(superuser_dsn)
     try:
         await admin.execute(f"drop database if exists {name} with (force)")
@@ -72,7 +74,7 @@ async def rolled_back_connection(dsn: str, service: str) -> AsyncIterator[asyncp
 @asynccontextmanager
 async def memory_kafka(router: KafkaRouter, **context: Any) -> AsyncIterator[Callable[[Event], Any]]:
     """Yield `publish(event)`: the router's handlers run in memory and their exceptions come out of it."""
-    broker = KafkaBroker()
+    broker = KafkaBroker(serializer=PydanticSerializer(use_fastdepends_errors=True))
     broker.include_router(router)
     for name, value in context.items():
         broker.context.set_global(name, value)
