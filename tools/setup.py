@@ -60,7 +60,7 @@ def say(line: str) -> None:
 
 
 def check_python() -> None:
-    if sys.version_info < OLDEST:  # noqa: UP036  # run by hand, it may meet an old one
+    if sys.version_info < OLDEST:  # run by hand, it may meet an old one
         raise SetupError("Python is too old: install Python 3.11 or newer and run `make setup PYTHON=/path/to/python3.11`.")
     if importlib.util.find_spec("ensurepip") is None or importlib.util.find_spec("venv") is None:
         raise SetupError(
