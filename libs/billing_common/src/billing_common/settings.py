@@ -1,6 +1,7 @@
 """Settings every service has, and the two outside systems some have. A service's own settings module extends these."""
 
 import sys
+from pathlib import Path
 from typing import Literal, NoReturn, TypeVar
 
 from pydantic import Field, FilePath, HttpUrl, SecretStr, ValidationError, field_validator, model_validator
@@ -8,6 +9,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 __all__ = ["ApimSettings", "ServiceSettings", "SettingsConfigDict", "StripeSettings", "load_settings"]
 
+SECRETS = Path("/run/secrets")  # where containers mount secrets: a file named like the variable, in lower case, serves as well
 S = TypeVar("S", bound=BaseSettings)
 Port = int
 
@@ -15,7 +17,7 @@ Port = int
 class ServiceSettings(BaseSettings):
     """Read from the environment; each name has the service's own prefix, e.g. CHECKOUT_DATABASE_URL."""
 
-    model_config = SettingsConfigDict(frozen=True)
+    model_config = SettingsConfigDict(frozen=True, secrets_dir=SECRETS if SECRETS.is_dir() else None)
 
     database_url: SecretStr = Field(description="postgresql://role:password@host:port/database; the role owns the service's schema")
     database_pool_size: int = Field(default=6, ge=2, le=50)
