@@ -1,0 +1,49 @@
+"""Builds the service: the only file that makes clients, and where the parts meet."""
+
+import asyncio
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from billing_common.service import Service
+from billing_common.stripe_client import create_client
+from stripe_reporter import handlers, routes, store
+from stripe_reporter.sender import Sender
+from stripe_reporter.settings import Settings
+from stripe_reporter.stripe_gateway import StripeGateway
+
+NAME = "stripe_reporter"
+MIGRATIONS = Path(__file__).parents[2] / "migrations"
+
+
+def create_service(settings: Settings) -> Service:
+    """Return the service, connected to nothing yet."""
+    service = Service(NAME, settings, migrations=MIGRATIONS, routers=[handlers.router], public=False)
+    service.internal.include_router(routes.router)
+    wake = service.share("wake", asyncio.Event())
+    service.share("report_delay", timedelta(seconds=settings.report_delay_seconds))
+
+    def progress(moved: int) -> None:
+        service.activity += moved
+
+    async def start() -> None:
+        client, transport = create_client(settings)
+        service.on_stop(transport.close_async)
+        stripe = service.share("stripe", StripeGateway(client))
+        service.share("sender", Sender(service.pool, stripe, service.clock, settings, wake=wake, progress=progress))
+
+    async def work() -> None:
+        await service.context["sender"].run()
+
+    async def waiting_for() -> str | None:
+        async with service.pool.acquire() as connection:
+            return "; ".join(await store.waiting_for(connection, service.clock.now())) or None
+
+    async def next_due() -> datetime | None:
+        async with service.pool.acquire() as connection:
+            return await store.next_due(connection, service.clock.now())
+
+    service.on_start(start)
+    service.loop("sender", work)
+    service.settled_when(waiting_for)
+    service.next_due(next_due)
+    return service

@@ -1,0 +1,251 @@
+"""The worker: plans due windows into the ledger, sends its open rows, writes the answers, settles closed segments."""
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from typing import Protocol
+from uuid import uuid4
+
+import asyncpg
+import structlog
+
+from billing_common.clock import BusinessClock
+from billing_common.outbox import announce
+from stripe_reporter import domain, ledger, metrics, store
+from stripe_reporter.domain import Answer, Kind, MeterEvent
+from stripe_reporter.ledger import Lane
+from stripe_reporter.limiter import Limiter
+from stripe_reporter.settings import Settings
+from stripe_reporter.stripe_gateway import StripeUnavailableError
+
+log = structlog.get_logger(__name__)
+LEASE_MARGIN_SECONDS = 5.0
+COMPARE_AGAIN = timedelta(seconds=60)
+GAUGES_EVERY_SECONDS = 5.0
+
+
+class Stripe(Protocol):
+    """What the sender asks of Stripe."""
+
+    async def send(self, event: MeterEvent) -> Answer: ...
+
+    async def sum(self, *, stripe_meter_id: str, stripe_customer_id: str, start: datetime, end: datetime) -> int: ...
+
+
+def wall_now() -> datetime:
+    """Leases, retries and the age of an identifier are wall time, whatever the business clock says."""
+    return datetime.now(UTC)
+
+
+class Sender:
+    """One replica's worker. Any number may run: rows and lanes are taken with locks and leases."""
+
+    def __init__(
+        self,
+        pool: asyncpg.Pool,
+        stripe: Stripe,
+        clock: BusinessClock,
+        settings: Settings,
+        *,
+        wake: asyncio.Event,
+        progress: Callable[[int], None],
+    ) -> None:
+        self._pool, self._stripe, self._clock, self._settings = pool, stripe, clock, settings
+        self._wake, self._progress = wake, progress
+        self._owner = uuid4().hex
+        self._limiter = Limiter(
+            start=settings.calls_per_second_start, fastest=settings.calls_per_second_max, concurrency=settings.concurrency_max
+        )
+        self._stopped_until = float("-inf")
+        self._gauges_at = float("-inf")
+        self.wall_now = wall_now
+
+    async def run(self) -> None:
+        """Work until cancelled; after a quiet round rest until a hint, a jump of the clock or the next poll."""
+        while True:
+            self._wake.clear()
+            moved = await self.round()
+            await self._show_figures()
+            if not moved:
+                await self._rest()
+
+    async def round(self) -> int:
+        """Do what can be done now once; returns how many things moved."""
+        moved = await self._plan() + await self._send() + await self._settle()
+        self._progress(moved)
+        return moved
+
+    async def _rest(self) -> None:
+        hint = asyncio.ensure_future(self._wake.wait())
+        jump = asyncio.ensure_future(self._clock.sleep(self._settings.poll_seconds))
+        try:
+            await asyncio.wait({hint, jump}, timeout=self._settings.poll_seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (hint, jump):
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
+
+    async def _plan(self) -> int:
+        now = self._clock.now()
+        async with self._pool.acquire() as connection, connection.transaction():
+            await store.pull_closed(connection, now)
+            return await ledger.plan(connection, now=now, wall=self.wall_now())
+
+    # --- sending ------------------------------------------------------------------------------------------------------------
+
+    async def _send(self) -> int:
+        if time.monotonic() < self._stopped_until:
+            return 0
+        limit = 1 if self._stopped_until > 0 else self._settings.concurrency_max  # after a refused key one lane tries first
+        wall = self.wall_now()
+        async with self._pool.acquire() as connection:
+            lanes = await ledger.claim_lanes(
+                connection, owner=self._owner, wall=wall, until=wall + timedelta(seconds=self._settings.lease_seconds), limit=limit
+            )
+        lease_end = time.monotonic() + self._settings.lease_seconds
+        return sum(await asyncio.gather(*(self._send_lane(lane, lease_end) for lane in lanes)))
+
+    async def _send_lane(self, lane: Lane, lease_end: float) -> int:
+        """Send a lane's rows one after the other until one has no final answer. The lease outlives each call."""
+        wall = self.wall_now()
+        async with self._pool.acquire() as connection, connection.transaction():
+            work = domain.divide(await ledger.open_rows(connection, lane), wall)
+            await ledger.mark_sent(connection, work.send, wall)
+        moved, failed, waits = 0, False, False
+        for event in work.send:
+            answer = await self._call(event, lease_end)
+            if answer is None:
+                break
+            if not await self._write(event, answer):
+                failed = True
+                break
+            moved += 1
+        if not failed and work.compare:
+            moved_more, failed = await self._compare(lane, work.compare)
+            moved, waits = moved + moved_more, moved_more == 0
+        await self._release(lane, failed=failed, waits=waits)
+        return moved
+
+    async def _call(self, event: MeterEvent, lease_end: float) -> Answer | None:
+        """Send one row when it is its turn; None when the lease could end during the call."""
+        async with self._limiter.turn():
+            started = time.monotonic()
+            if started + self._settings.stripe_timeout_seconds + LEASE_MARGIN_SECONDS > lease_end:
+                return None
+            answer = await self._stripe.send(event)
+            metrics.SEND_SECONDS.observe(time.monotonic() - started)
+            return answer
+
+    async def _write(self, event: MeterEvent, answer: Answer) -> bool:
+        """Write an answer down; False when the row stays open and the lane has to pause."""
+        metrics.ANSWERS.labels(answer.kind.value).inc()
+        if answer.kind is not Kind.ACKNOWLEDGED:
+            log.warning("meter event not taken", identifier=str(event.identifier), answer=answer.kind.value, code=answer.code)
+        if answer.kind is Kind.KEY_REFUSED:
+            self._stopped_until = time.monotonic() + self._settings.stopped_retry_seconds
+            metrics.STOPPED.set(1)
+        elif answer.kind is Kind.TOO_FAST:
+            self._limiter.too_fast()
+        elif answer.kind in (Kind.ACKNOWLEDGED, Kind.REJECTED):
+            self._limiter.answered()
+            self._stopped_until = float("-inf")
+            metrics.STOPPED.set(0)
+            await self._finish(event, answer)
+            return True
+        async with self._pool.acquire() as connection:
+            await ledger.mark_unknown(connection, event, answer, failed_answer=answer.kind is Kind.FAILED_ANSWER)
+        return False
+
+    async def _finish(self, event: MeterEvent, answer: Answer) -> None:
+        wall, now = self.wall_now(), self._clock.now()
+        async with self._pool.acquire() as connection, connection.transaction():
+            if answer.kind is Kind.REJECTED:
+                if rejected := await ledger.reject(connection, event, answer, wall=wall, now=now):
+                    await announce(connection, rejected)
+                    metrics.REJECTED.labels(rejected.code).inc()
+            elif reported := await ledger.acknowledge(connection, event, answer, credited=event.quantity, wall=wall, now=now):
+                await announce(connection, reported)
+                metrics.REPORTED.inc(max(event.quantity, 0))
+                metrics.REPORTED_WINDOWS.inc()
+
+    async def _release(self, lane: Lane, *, failed: bool, waits: bool) -> None:
+        wall, pause = self.wall_now(), timedelta(0)
+        if failed:
+            pause = domain.retry_pause(lane.failures, longest=self._settings.retry_max_seconds, jitter=random.random())  # noqa: S311 - spreads retries
+        elif waits:
+            pause = COMPARE_AGAIN
+        async with self._pool.acquire() as connection, connection.transaction():
+            await ledger.release_lane(
+                connection, lane, owner=self._owner, failures=lane.failures + 1 if failed else 0, retry_at=wall + pause
+            )
+
+    # --- rows whose identifier Stripe may have forgotten ------------------------------------------------------------------------
+
+    async def _compare(self, lane: Lane, hours: domain.Hours) -> tuple[int, bool]:
+        """Compare each hour with Stripe's own sum; returns rows resolved, and whether Stripe failed to answer."""
+        moved = 0
+        for hour, rows in hours.items():
+            async with self._pool.acquire() as connection:
+                acknowledged, last = await ledger.hour_sums(connection, lane, hour)
+            lag = timedelta(seconds=self._settings.summary_lag_seconds)
+            if last is not None and self.wall_now() - last < lag:
+                continue  # Stripe's sum may not hold yet what it acknowledged a moment ago
+            try:
+                async with self._limiter.turn():
+                    at_stripe = await self._stripe.sum(
+                        stripe_meter_id=rows[0].stripe_meter_id,
+                        stripe_customer_id=lane.stripe_customer_id,
+                        start=hour,
+                        end=hour + domain.HOUR,
+                    )
+            except StripeUnavailableError as error:
+                log.warning("meter summary not read", reason=str(error))
+                return moved, True
+            await self._resolve(domain.compare(rows, at_stripe=at_stripe, acknowledged=acknowledged))
+            moved += len(rows)
+        return moved, False
+
+    async def _resolve(self, findings: list[domain.Found]) -> None:
+        wall, now = self.wall_now(), self._clock.now()
+        async with self._pool.acquire() as connection, connection.transaction():
+            for found in findings:
+                answer = Answer(Kind.ACKNOWLEDGED, note="compared with Stripe's summary")
+                reported = await ledger.acknowledge(connection, found.row, answer, credited=found.credited, wall=wall, now=now)
+                if reported is None:
+                    continue
+                if found.rest is not None:
+                    await ledger.add_intents(connection, [found.rest], wall)
+                if found.credited:
+                    await announce(connection, reported)
+        log.info("old meter events compared with Stripe", rows=len(findings), missing=sum(f.rest is not None for f in findings))
+
+    # --- closed segments and periods ----------------------------------------------------------------------------------------------
+
+    async def _settle(self) -> int:
+        """Announce `usage.settled` for each closed segment whose totals are at Stripe."""
+        now, settled = self._clock.now(), 0
+        async with self._pool.acquire() as connection, connection.transaction():
+            for segment in await store.open_segments(connection):
+                state, waiting_for = domain.judge_segment(segment.totals, segment.meters, free=segment.free)
+                await store.put_segment_state(connection, segment, state, waiting_for, now=now, checked_at=self.wall_now())
+                if state == "settled":
+                    await announce(connection, segment.settled(now))
+                    log.info("segment settled", subscription_id=segment.subscription_id, reason=segment.reason)
+                    settled += 1
+            settled += await store.complete_periods(connection, now)
+        return settled
+
+    async def _show_figures(self) -> None:
+        if time.monotonic() < self._gauges_at + GAUGES_EVERY_SECONDS:
+            return
+        self._gauges_at = time.monotonic()
+        now = self._clock.now()
+        async with self._pool.acquire() as connection:
+            figures = await store.figures(
+                connection, now=now, wall=self.wall_now(), alert=timedelta(seconds=self._settings.close_alert_seconds)
+            )
+        metrics.show(figures, now)
