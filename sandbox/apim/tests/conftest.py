@@ -1,0 +1,128 @@
+"""A sandbox in this process on free ports, and the real management client that talks to it."""
+
+import ssl
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from azure.core.credentials import AccessToken
+from azure.mgmt.apimanagement.aio import ApiManagementClient
+from billing_common.clock import BusinessClock
+from sandbox_apim.app import Sandbox, running
+from sandbox_apim.settings import Settings
+
+GROUP, SERVICE = "turnpike", "turnpike"
+
+
+class StaticCredential:
+    async def get_token(self, *_scopes: str, **_kwargs: Any) -> AccessToken:
+        return AccessToken("sandbox-arm-token", 4_102_444_800)
+
+    async def close(self) -> None:
+        pass
+
+
+def settings(folder: Path, **changes: Any) -> Settings:
+    ports = {"arm_port": 0, "portal_port": 0, "gateway_port": 0}
+    return Settings(data_dir=folder, **(ports | changes))
+
+
+def client_of(sandbox: Sandbox, **options: Any) -> ApiManagementClient:
+    return ApiManagementClient(
+        StaticCredential(),  # type: ignore[arg-type]
+        "00000000-0000-0000-0000-000000000000",
+        base_url=sandbox.management_url,
+        connection_verify=str(sandbox.certificate.ca_file),
+        **({"retry_total": 0} | options),
+    )
+
+
+@pytest.fixture
+async def sandbox(tmp_path: Path) -> AsyncIterator[Sandbox]:
+    async with running(settings(tmp_path), BusinessClock(offset_allowed=True)) as started:
+        yield started
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Callable[..., Any]:
+    """Return a function that runs a sandbox with other settings; the same folder each time, so a second run finds the first one's data."""
+
+    def begin(clock: BusinessClock | None = None, **changes: Any) -> Any:
+        return running(settings(tmp_path, **changes), clock or BusinessClock(offset_allowed=True))
+
+    return begin
+
+
+@pytest.fixture
+def client_for() -> Callable[..., ApiManagementClient]:
+    return client_of
+
+
+@pytest.fixture
+def arm_for() -> type["Arm"]:
+    return Arm
+
+
+@pytest.fixture
+async def arm(sandbox: Sandbox) -> AsyncIterator["Arm"]:
+    async with client_of(sandbox) as client:
+        yield Arm(client)
+
+
+@pytest.fixture
+async def gateway(sandbox: Sandbox) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=sandbox.gateway_url) as client:
+        yield client
+
+
+@pytest.fixture
+async def portal(sandbox: Sandbox) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=sandbox.portal_url, headers={"accept": "text/html"}) as client:
+        yield client
+
+
+@pytest.fixture
+async def raw_arm(sandbox: Sandbox) -> AsyncIterator[httpx.AsyncClient]:
+    base = f"{sandbox.management_url}/subscriptions/s/resourceGroups/g/providers/Microsoft.ApiManagement/service/x"
+    context = ssl.create_default_context(cafile=str(sandbox.certificate.ca_file))
+    headers = {"authorization": "Bearer sandbox-arm-token"}
+    async with httpx.AsyncClient(base_url=base, verify=context, headers=headers, params={"api-version": "2024-05-01"}) as client:
+        yield client
+
+
+class Arm:
+    """The real client, with the steps most tests begin with. `at` is resource group and service name."""
+
+    at = (GROUP, SERVICE)
+
+    def __init__(self, client: ApiManagementClient) -> None:
+        self.client = client
+
+    async def product(self, name: str = "pro", **properties: Any) -> None:
+        given = {"displayName": name.title(), "state": "published", **properties}
+        await self.client.product.create_or_update(*self.at, name, {"properties": given})
+        await self.client.product_api.create_or_update(*self.at, name, "orders")
+        await self.client.product_group.create_or_update(*self.at, name, "developers")
+
+    async def user(self, name: str = "user-1") -> None:
+        given = {"email": f"{name}@example.com", "firstName": "Ada", "lastName": "Byron"}
+        await self.client.user.create_or_update(*self.at, name, {"properties": given})
+
+    async def subscription(self, name: str = "sub-1", product: str = "pro", **properties: Any) -> str:
+        given = {"scope": f"/products/{product}", "displayName": name, "state": "active", **properties}
+        await self.client.subscription.create_or_update(*self.at, name, {"properties": given})
+        secrets = await self.client.subscription.list_secrets(*self.at, name)
+        return str(secrets.primary_key)
+
+    async def logger(self, name: str = "usage", hub: str = "gateway.calls") -> None:
+        credentials = {"name": hub, "connectionString": "Endpoint=sb://sandbox/;SharedAccessKeyName=a;SharedAccessKey=b"}
+        await self.client.logger.create_or_update(
+            *self.at, name, {"properties": {"loggerType": "azureEventHub", "credentials": credentials}}
+        )
+
+    async def policy(self, xml: str, product: str = "pro", format: str = "rawxml") -> None:  # noqa: A002 - Azure's name
+        await self.client.product_policy.create_or_update(
+            *self.at, product, "policy", {"properties": {"value": xml, "format": format}}
+        )
