@@ -1,0 +1,113 @@
+"""Builds the service: gateways, doors, handlers and the worker. The only file that maps errors to HTTP."""
+
+from pathlib import Path
+
+import httpx
+from azure.mgmt.apimanagement.aio import ApiManagementClient
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+
+from billing_common import apim_client, stripe_client
+from billing_common.catalogue import CatalogueError
+from billing_common.internal_auth import InternalAuth
+from billing_common.service import Service
+from checkout import handlers, handlers_payment, intents, routes, routes_catalogue
+from checkout.apim_gateway import ApimGateway, ApimRefusedError, ApimUnavailableError
+from checkout.applying import ApplyStoppedError, Outside, PlanMovedError, StillSubscribedError
+from checkout.contact import ContactDoor
+from checkout.domain import RefusedError
+from checkout.policy import PolicyError
+from checkout.selling import Seller
+from checkout.settings import Settings
+from checkout.store_catalogue import ApplyRunningError
+from checkout.stripe_catalogue import StripeCatalogue
+from checkout.stripe_gateway import StripeGateway, StripeRefusedError, StripeUnavailableError
+
+MIGRATIONS = Path(__file__).parents[2] / "migrations"
+
+
+def create_service(settings: Settings) -> Service:
+    """Return the service, ready to run."""
+    service = Service("checkout", settings, migrations=MIGRATIONS, routers=[handlers.router, handlers_payment.router], public=False)
+    for router in (routes.router, routes_catalogue.router):
+        service.internal.include_router(router)
+    install_errors(service.internal)
+
+    async def connect() -> None:
+        client, transport = stripe_client.create_client(settings)
+        service.on_stop(transport.close_async)
+        apim = apim_client.create_client(settings)
+        service.on_stop(apim.close)
+        gateway = StripeGateway(client)
+        service.share("outside", Outside(StripeCatalogue(client), _apim(apim, settings)))
+        service.share("seller", Seller(service.pool, gateway, _contacts(service, settings)))
+        worker = service.share("intents", intents.Worker(service.pool, gateway, poll_seconds=settings.intent_poll_seconds))
+        service.loop("intents", worker.run)
+
+    async def settled() -> str | None:
+        count = await intents.waiting(service.pool)
+        return f"{count} calls to Stripe" if count else None
+
+    service.on_start(connect)
+    service.settled_when(settled)
+    return service
+
+
+def _apim(client: ApiManagementClient, settings: Settings) -> ApimGateway:
+    return ApimGateway(
+        client,
+        resource_group=settings.apim_resource_group,
+        service_name=settings.apim_service_name,
+        hub_name=settings.usage_event_hub_name,
+        hub_connection=settings.usage_event_hub_connection.get_secret_value(),
+    )
+
+
+def _contacts(service: Service, settings: Settings) -> ContactDoor | None:
+    if settings.gateway_url is None:
+        return None
+    client = httpx.AsyncClient(base_url=str(settings.gateway_url), timeout=5)
+    service.on_stop(client.aclose)
+    return ContactDoor(client, InternalAuth(settings.token_keys, caller="checkout", scopes=["accounts:read"]))
+
+
+def install_errors(app: FastAPI) -> None:
+    """Map each error that can be named to a status and a stable code."""
+    simple: dict[type[Exception], tuple[int, str]] = {
+        ApimRefusedError: (502, "apim_refused"),
+        ApimUnavailableError: (503, "apim_unavailable"),
+        ApplyRunningError: (409, "apply_running"),
+        PlanMovedError: (409, "plan_moved"),
+        PolicyError: (409, "policy_not_readable"),
+        StillSubscribedError: (409, "still_subscribed"),
+        StripeRefusedError: (502, "stripe_refused"),
+        StripeUnavailableError: (503, "stripe_unavailable"),
+    }
+
+    async def answer(_: Request, error: Exception) -> JSONResponse:
+        status, code = simple[type(error)]
+        return _error(status, code, str(error) or code.replace("_", " "))
+
+    async def refused(_: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RefusedError)
+        return _error(error.status, error.code, str(error))
+
+    async def invalid(_: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, CatalogueError)
+        problems = [vars(problem) for problem in error.problems]
+        return _error(422, "invalid_catalogue", f"the catalogue has {len(problems)} problems", problems=problems)
+
+    async def stopped(_: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, ApplyStoppedError)
+        return _error(502, "apply_stopped", f"{error}; apply again to go on", done=error.done, remaining=error.remaining)
+
+    for kind in simple:
+        app.add_exception_handler(kind, answer)
+    app.add_exception_handler(RefusedError, refused)
+    app.add_exception_handler(CatalogueError, invalid)
+    app.add_exception_handler(ApplyStoppedError, stopped)
+
+
+def _error(status: int, code: str, message: str, **more: object) -> JSONResponse:
+    headers = {"Retry-After": "2"} if status == 503 else {}
+    return JSONResponse({"error": {"code": code, "message": message, **more}}, status_code=status, headers=headers)

@@ -1,0 +1,175 @@
+"""Calls to Stripe that were decided on in a transaction: stored first, made afterwards, repeated until there is an outcome."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import asyncpg
+import structlog
+from prometheus_client import Counter, Gauge
+
+from billing_common.db import Connection
+from billing_common.events import derive_id
+from checkout.stripe_gateway import StripeGateway, StripeRefusedError, StripeUnavailableError
+
+LEASE_SECONDS = 120  # longer than a call with all its retries; after a crash the next worker takes over
+PAUSE_MAX_SECONDS = 60
+BATCH = 20
+CHANNEL = "checkout.intent"
+
+OUTCOMES = Counter("turnpike_checkout_intents_total", "Calls to Stripe by kind and outcome", ["kind", "outcome"])
+PENDING = Gauge("turnpike_checkout_intents_pending", "Calls to Stripe that have no outcome yet")
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Intent:
+    """One call, taken by this worker until its lease ends."""
+
+    intent_id: str
+    kind: str
+    parameters: dict[str, Any]
+    attempts: int
+    generation: int
+
+    @property
+    def idempotency_key(self) -> str:
+        return f"turnpike:{self.intent_id}" + (f":{self.generation}" if self.generation else "")
+
+
+class NotYetError(Exception):
+    """What the call needs is not there yet."""
+
+
+async def intend(connection: Connection, kind: str, *, key: str, cause: str, parameters: dict[str, Any]) -> None:
+    """Store a call in the transaction that decides on it. The same cause gives the same intent, so it is made once."""
+    await connection.execute(
+        "insert into intent(intent_id, kind, key, parameters) values ($1, $2, $3, $4) on conflict (intent_id) do nothing",
+        derive_id("intent", kind, cause),
+        kind,
+        key,
+        json.dumps(parameters),
+    )
+
+
+async def take(pool: asyncpg.Pool) -> list[Intent]:
+    """Lease what is due: of each key the oldest one only, so that calls of one customer keep their order."""
+    rows = await pool.fetch(
+        "update intent set due_at = now() + make_interval(secs => $1), attempts = attempts + 1 where id in ("
+        "select i.id from intent i where i.state = 'pending' and i.due_at <= now() and not exists"
+        " (select 1 from intent o where o.key = i.key and o.state = 'pending' and o.id < i.id)"
+        " order by i.id limit $2 for update skip locked) and state = 'pending' and due_at <= now()"
+        " returning intent_id::text, kind, parameters, attempts, generation",
+        LEASE_SECONDS,
+        BATCH,
+    )
+    return [Intent(row["intent_id"], row["kind"], json.loads(row["parameters"]), row["attempts"], row["generation"]) for row in rows]
+
+
+async def end(pool: asyncpg.Pool, intent: Intent, *, state: str, error: str | None = None) -> None:
+    await pool.execute(
+        "update intent set state = $2, error = $3, ended_at = now() where intent_id = $1::text::uuid", intent.intent_id, state, error
+    )
+
+
+async def postpone(pool: asyncpg.Pool, intent: Intent, *, error: str, new_key: bool = False) -> None:
+    pause = min(0.5 * 2 ** min(intent.attempts - 1, 10), PAUSE_MAX_SECONDS)
+    await pool.execute(
+        "update intent set due_at = now() + make_interval(secs => $2), error = $3, generation = generation + $4::int"
+        " where intent_id = $1::text::uuid",
+        intent.intent_id,
+        pause,
+        error,
+        int(new_key),
+    )
+
+
+async def waiting(pool: asyncpg.Pool) -> int:
+    """Return how many calls have no outcome."""
+    count: int = await pool.fetchval("select count(*) from intent where state = 'pending'")
+    PENDING.set(count)
+    return count
+
+
+class Worker:
+    """Makes the calls. Several may run: each intent is leased to one at a time."""
+
+    def __init__(self, pool: asyncpg.Pool, gateway: StripeGateway, *, poll_seconds: float) -> None:
+        self._pool = pool
+        self._gateway = gateway
+        self._poll_seconds = poll_seconds
+        self._wake = asyncio.Event()
+        self.made = 0
+
+    async def run(self) -> None:
+        """Make calls until cancelled. NOTIFY is a hint; the poll is the truth."""
+        async with self._pool.acquire() as connection:
+            await connection.add_listener(CHANNEL, lambda *_: self._wake.set())
+            while True:
+                self._wake.clear()
+                if not await self.drain():
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(self._wake.wait(), self._poll_seconds)
+                if connection.is_closed():
+                    raise ConnectionError("the listener for intents lost its connection")
+
+    async def drain(self) -> int:
+        """Make the calls that are due; returns how many were tried."""
+        intents = await take(self._pool)
+        await asyncio.gather(*(self._make(intent) for intent in intents))
+        await waiting(self._pool)
+        return len(intents)
+
+    async def _make(self, intent: Intent) -> None:
+        try:
+            await self._calls()[intent.kind](intent)
+        except (StripeUnavailableError, NotYetError) as error:
+            replayed = isinstance(error, StripeUnavailableError) and error.replayed
+            await postpone(self._pool, intent, error=str(error)[:500], new_key=replayed)
+            outcome = "postponed"
+        except StripeRefusedError as error:
+            await end(self._pool, intent, state="refused", error=f"{error.code}: {error}"[:500])
+            outcome = "refused"
+        else:
+            await end(self._pool, intent, state="done")
+            outcome = "done"
+        self.made += 1
+        OUTCOMES.labels(intent.kind, outcome).inc()
+        log.info("call to Stripe", intent_id=intent.intent_id, kind=intent.kind, outcome=outcome, attempts=intent.attempts)
+
+    def _calls(self) -> dict[str, Callable[[Intent], Awaitable[None]]]:
+        gateway = self._gateway
+        return {
+            "cancel_at_period_end": lambda it: gateway.cancel_at_period_end(it.parameters["subscription"], key=it.idempotency_key),
+            "cancel_now": lambda it: gateway.cancel_now(it.parameters["subscription"], key=it.idempotency_key),
+            "expire_session": self._expire_session,
+            "set_default_payment_method": lambda it: gateway.set_default_payment_method(
+                it.parameters["customer"], it.parameters["payment_method"], key=it.idempotency_key
+            ),
+            "pay_invoice": lambda it: gateway.pay_invoice(
+                it.parameters["invoice"], it.parameters["payment_method"], key=it.idempotency_key
+            ),
+            "invoice_item": self._add_invoice_item,
+        }
+
+    async def _expire_session(self, intent: Intent) -> None:
+        status = await self._gateway.expire_session(intent.parameters["session"])
+        await self._pool.execute(
+            "update checkout_session set status = $2 where session_id = $1 and status = 'open'", intent.parameters["session"], status
+        )
+
+    async def _add_invoice_item(self, intent: Intent) -> None:
+        """Add a line to the draft of its period; before a last invoice it waits as a pending item that this invoice takes in."""
+        params: dict[str, Any] = intent.parameters["item"]
+        ends = intent.parameters.get("draft_of_period_end")
+        if ends is not None:
+            draft = await self._gateway.draft_invoice(params["subscription"], datetime.fromisoformat(ends))
+            if draft is None:
+                raise NotYetError("Stripe has no draft invoice of the period yet")
+            params = {**params, "invoice": draft}
+        await self._gateway.add_invoice_item(params, intent_id=intent.intent_id, key=intent.idempotency_key)

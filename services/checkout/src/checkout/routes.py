@@ -1,0 +1,117 @@
+"""Requests in, on the internal port: quotes, Checkout sessions and billing-portal sessions."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, HttpUrl, model_validator
+
+from billing_common.catalogue import UnknownProductError
+from billing_common.internal_auth import require_scope
+from billing_common.rating import Facts, Period, RatingError, as_quote, period_at, rate
+from checkout import domain, selling, store, store_catalogue
+from checkout.domain import RefusedError
+
+router = APIRouter()
+Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,79}$")]
+Quantity = Annotated[int, Field(ge=0, le=10**15)]
+
+
+class Body(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class QuoteRequest(Body):
+    """What would this usage cost? `from` is the start of the subscription, `to` the end of the time asked about."""
+
+    product: Id
+    usage: dict[str, Quantity] = Field(default_factory=dict, max_length=50)
+    calls: Quantity | None = None
+    currency: str | None = Field(default=None, pattern="^[a-z]{3}$")
+    start: AwareDatetime | None = Field(default=None, alias="from")
+    end: AwareDatetime | None = Field(default=None, alias="to")
+    catalogue_version: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _one_kind_of_usage(self) -> "QuoteRequest":
+        if self.calls is not None and self.usage:
+            raise ValueError('give either "calls" or "usage"')
+        return self
+
+
+class SessionRequest(Body):
+    """Who wants to buy what, and where the browser goes afterwards."""
+
+    subscription_id: Id
+    account_id: Id
+    user_id: Id
+    product_id: Id
+    display_name: str = Field(min_length=1, max_length=100)
+    success_url: HttpUrl
+    cancel_url: HttpUrl
+    currency: str | None = Field(default=None, pattern="^[a-z]{3}$")
+    catalogue_version: int | None = Field(default=None, ge=1)
+
+
+class PortalRequest(Body):
+    account_id: Id
+    return_url: HttpUrl
+
+
+@router.post("/v1/quotes", dependencies=[Depends(require_scope("quotes:read"))])
+async def quote(body: QuoteRequest, request: Request) -> dict[str, Any]:
+    """Price a usage with the applied catalogue: exactly what the invoice will say."""
+    pool, now = request.app.state.pool, request.app.state.clock.now()
+    wanted = await store_catalogue.get(pool, body.catalogue_version) if body.catalogue_version else await store_catalogue.latest(pool)
+    if wanted is None:
+        raise RefusedError(409, "no_catalogue", "no such catalogue has been applied")
+    catalogue = wanted.catalogue
+    try:
+        product = catalogue.product(body.product)
+        start = (body.start or period_at(product, started_at=now, at=now).start).astimezone(UTC)
+        period = period_at(product, started_at=start, at=start)
+        _check_end(body.end, period)
+        usage = {_only_meter(product.meter_ids()): body.calls} if body.calls is not None else body.usage
+        rated = rate(catalogue, product, period=period, usage=usage, facts=Facts(started_at=start, currency=body.currency))
+    except UnknownProductError as error:
+        raise RefusedError(404, "unknown_product", str(error)) from error
+    except RatingError as error:
+        raise RefusedError(422, "cannot_be_priced", str(error)) from error
+    return {"product": product.id, "catalogue_version": wanted.version, **as_quote(rated)}
+
+
+def _check_end(end: datetime | None, period: Period) -> None:
+    if end is not None and not period.start < end <= period.end:
+        message = f"a quote is for one billing period: `to` must lie after {period.start:%Y-%m-%d} and not after {period.end:%Y-%m-%d}"
+        raise RefusedError(422, "outside_period", message)
+
+
+def _only_meter(meters: tuple[str, ...]) -> str:
+    if len(meters) > 1 and "calls" not in meters:
+        raise RefusedError(422, "which_meter", f"this product has several meters, give usage for each: {', '.join(meters)}")
+    return "calls" if "calls" in meters or not meters else meters[0]
+
+
+@router.post("/v1/checkout-sessions", dependencies=[Depends(require_scope("checkout:write"))])
+async def checkout_session(body: SessionRequest, request: Request) -> dict[str, Any]:
+    """Return where the customer pays. Asked again, it is the same session while that is open."""
+    wish = domain.Request(body.subscription_id, body.account_id, body.user_id, body.product_id, body.display_name, body.currency)
+    opened = await selling.start_checkout(
+        request.app.state.seller,
+        wish,
+        success_url=str(body.success_url),
+        cancel_url=str(body.cancel_url),
+        now=request.app.state.clock.now(),
+        version_number=body.catalogue_version,
+    )
+    return {"session_id": opened.session_id, "url": opened.url, "expires_at": opened.expires_at.isoformat()}
+
+
+@router.post("/v1/billing-portal-sessions", dependencies=[Depends(require_scope("checkout:write"))])
+async def billing_portal_session(body: PortalRequest, request: Request) -> dict[str, Any]:
+    """Return where the customer changes the card and sees invoices."""
+    async with request.app.state.pool.acquire() as connection:
+        customer = await store.customer_of(connection, body.account_id)
+    if customer is None:
+        raise RefusedError(404, "no_customer", "this account has not bought anything yet")
+    return {"url": await request.app.state.seller.stripe.create_portal_session(customer, str(body.return_url))}

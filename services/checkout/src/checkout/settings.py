@@ -1,0 +1,16 @@
+"""What the checkout service reads from its environment; no other module reads it."""
+
+from pydantic import Field, HttpUrl, SecretStr
+
+from billing_common.settings import ApimSettings, ServiceSettings, SettingsConfigDict, StripeSettings
+
+
+class Settings(ServiceSettings, StripeSettings, ApimSettings):
+    """Prefix CHECKOUT_."""
+
+    model_config = SettingsConfigDict(env_prefix="CHECKOUT_", frozen=True)
+
+    usage_event_hub_connection: SecretStr = Field(description="connection string with Send rights that APIM's logger uses")
+    usage_event_hub_name: str = Field(default="gateway.calls", min_length=1, description="event hub that APIM writes each call to")
+    gateway_url: HttpUrl | None = Field(default=None, description="internal door of delegation_gateway, asked for the e-mail of an account")
+    intent_poll_seconds: float = Field(default=1, gt=0, le=60, description="how often waiting calls to Stripe are looked for")
