@@ -65,14 +65,14 @@ class Postgres:
 
     def wait_ready(self, limit_seconds: float = READY_SECONDS) -> None:
         end = time.monotonic() + limit_seconds
-        while not self._says_ready():
+        while not self.is_ready():
             if self.identity is not None and not processes.is_alive(self.identity):
                 raise ServerError(f"Postgres ended while starting; its log {self.log} says:\n{processes.tail(self.log)}")
             if time.monotonic() > end:
                 raise ServerError(f"Postgres did not answer on port {self.port} within {limit_seconds:.0f} s; see {self.log}.")
             time.sleep(0.01)
 
-    def _says_ready(self) -> bool:
+    def is_ready(self) -> bool:
         """Read the state that the server keeps in its pid file: no connection is spent on asking."""
         try:
             lines = (self.data / "postmaster.pid").read_text().splitlines()

@@ -1,0 +1,39 @@
+"""`turnpike`: the command. Each failure is one sentence; nothing prints a stack trace at a person."""
+
+import sys
+
+import typer
+
+from embedded_servers import ServerError
+from turnpike_cli import catalogue_commands, clock_commands, dead_letter_commands, doctor_command, stack_commands
+from turnpike_cli.errors import CommandError
+
+app = typer.Typer(
+    name="turnpike",
+    help="Turnpike charges for APIs: API Management in front, Stripe behind.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+stack_commands.register(app)
+clock_commands.register(app)
+dead_letter_commands.register(app)
+catalogue_commands.register(app)
+doctor_command.register(app)
+
+
+def main() -> None:
+    try:
+        app()
+    except (CommandError, ServerError) as error:
+        sys.stderr.write(f"{error}\n")
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except OSError as error:
+        sys.stderr.write(f"{error.filename or 'The system'}: {error.strerror or error}\n")
+        raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+"""`turnpike quote` and `turnpike catalogue ...`: thin fronts of the shared catalogue model, rating, and checkout's doors."""
+
+import asyncio
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from embedded_servers import places
+from turnpike_cli.clock_commands import parse_moment
+from turnpike_cli.doors import Doors
+from turnpike_cli.errors import CommandError
+from turnpike_cli.output import print_json, print_table
+from turnpike_cli.stack import Stack
+from turnpike_cli.stack_commands import AsJson, DataFolder
+
+if TYPE_CHECKING:
+    from billing_common.catalogue import Catalogue
+
+MODELS_FILE = "monetizationModels.json"
+CALLS_METER = "calls"
+Models = Annotated[Path | None, typer.Option("--file", help=f"The catalogue; {MODELS_FILE} in the checkout when absent.")]
+
+catalogue_app = typer.Typer(help="What is sold: check the file, see what would change, apply it.", no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(quote)
+    app.add_typer(catalogue_app, name="catalogue")
+
+
+def read_catalogue(file: Path | None) -> "Catalogue":
+    """Read and check the file; all its problems at once, each with its line and what is allowed."""
+    from billing_common.catalogue import Catalogue  # imports pydantic: only where a catalogue is read
+    from billing_common.catalogue_problems import CatalogueError
+
+    path = file or places.checkout() / MODELS_FILE
+    try:
+        return Catalogue.parse(path.read_text())
+    except FileNotFoundError as error:
+        raise CommandError(f"There is no {path}; name the catalogue with --file.") from error
+    except UnicodeDecodeError as error:
+        raise CommandError(f"{path} is not UTF-8 text.") from error
+    except CatalogueError as error:
+        raise CommandError(f"{path} cannot be sold:\n{error}") from error
+
+
+def quote(
+    *,
+    product: Annotated[str, typer.Option(help="The product's id.")],
+    calls: Annotated[int | None, typer.Option(min=0, help="How many calls.")] = None,
+    meter: Annotated[list[str] | None, typer.Option(help="METER=N, for products with other meters.")] = None,
+    since: Annotated[
+        str | None, typer.Option("--from", help="Start of the subscription in the period (UTC); its start when absent.")
+    ] = None,
+    until: Annotated[str | None, typer.Option("--to", help="End of the subscription in the period (UTC).")] = None,
+    currency: Annotated[str | None, typer.Option(help="ISO 4217, lower case.")] = None,
+    file: Models = None,
+    as_json: AsJson = False,
+) -> None:
+    """Price a period's usage from the file, without a running stack: the lines that the invoice will have."""
+    start, end = parse_moment(since) if since else None, parse_moment(until) if until else None
+    answer = _quote(read_catalogue(file), product, usage=_usage(calls, meter or []), start=start, end=end, currency=currency)
+    if as_json:
+        print_json(answer)
+        return
+    from billing_common.money import display
+
+    money = answer["currency"]
+    rows = [
+        [line["description"], f"{line['quantity']:,}", line["unit_amount_decimal"], display(line["amount_minor"], money)]
+        for line in answer["lines"]
+    ]
+    print_table("", ["line", "quantity", "minor units each", "amount"], [*rows, ["total", "", "", display(answer["total_minor"], money)]])
+
+
+def _usage(calls: int | None, meters: list[str]) -> dict[str, int]:
+    usage = {} if calls is None else {CALLS_METER: calls}
+    for entry in meters:
+        name, _, number = entry.partition("=")
+        if not number.isdecimal():
+            raise CommandError(f"--meter {entry} is not METER=N, with N a whole number.")
+        usage[name] = int(number)
+    return usage
+
+
+def _quote(
+    catalogue: "Catalogue",
+    product_id: str,
+    *,
+    usage: dict[str, int],
+    start: datetime | None,
+    end: datetime | None,
+    currency: str | None,
+) -> dict[str, Any]:
+    """Return the quote of the period that holds `start`, or of the whole present one."""
+    from billing_common.catalogue import UnknownProductError
+    from billing_common.rating import Facts, RatingError, as_quote, period_at, rate
+
+    try:
+        product = catalogue.product(product_id)
+        at = start or datetime.now(UTC)
+        period = period_at(product, started_at=at, at=at)
+        facts = Facts(started_at=start or period.start, ended_at=end, currency=currency and currency.lower())
+        return dict(as_quote(rate(catalogue, product, period=period, usage=usage, facts=facts)))
+    except (UnknownProductError, RatingError) as error:
+        raise CommandError(str(error)) from error
+
+
+@catalogue_app.command()
+def validate(file: Models = None) -> None:
+    """Check the file; nothing is touched."""
+    catalogue = read_catalogue(file)
+    typer.echo(f"{len(catalogue.products)} products and {len(catalogue.meters)} meters can be sold.")
+
+
+@catalogue_app.command()
+def plan(file: Models = None, data: DataFolder = None, as_json: AsJson = False) -> None:
+    """Show what `apply` would change; exit code 0 for nothing, 2 for changes."""
+    answer = asyncio.run(_checkout(Stack(data), "POST", "/v1/catalogue/plan", {"document": read_catalogue(file).document()}))
+    _print_plan(answer, as_json)
+    if _changes(answer):
+        raise typer.Exit(2)
+
+
+@catalogue_app.command("apply")
+def apply_catalogue(file: Models = None, data: DataFolder = None, as_json: AsJson = False) -> None:
+    """Bring API Management and Stripe to what the file says; running again finishes what was interrupted."""
+    answer = asyncio.run(_checkout(Stack(data), "POST", "/v1/catalogue/apply", {"document": read_catalogue(file).document()}))
+    _print_plan(answer, as_json)
+
+
+@catalogue_app.command()
+def show(data: DataFolder = None) -> None:
+    """Show the catalogue that is applied."""
+    print_json(asyncio.run(_checkout(Stack(data), "GET", "/v1/catalogue", None)))
+
+
+async def _checkout(stack: Stack, method: str, path: str, body: Any) -> Any:
+    async with Doors(stack) as doors:
+        return await doors.ask("checkout", method, path, body=body)
+
+
+def _changes(answer: dict[str, Any]) -> list[Any]:
+    return [change for change in answer.get("changes", []) if not isinstance(change, dict) or change.get("action") != "untouched"]
+
+
+def _print_plan(answer: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(answer)
+        return
+    if "version" in answer:
+        typer.echo(f"catalogue version {answer['version']}")
+    for change in answer.get("changes", []):
+        typer.echo("  " + (change if isinstance(change, str) else "  ".join(str(value) for value in change.values())))
+    if not answer.get("changes"):
+        typer.echo("nothing changes")

@@ -1,0 +1,78 @@
+"""Looks at Kafka: reachable, topics there, and what the credentials may do."""
+
+import asyncio
+import ssl
+from collections.abc import Mapping
+from typing import Any
+
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError
+
+from billing_common.topics import all_topics
+from turnpike_cli.findings import Finding, failed, fine, warning
+
+AREA = "Kafka"
+TIMEOUT_SECONDS = 8.0
+NO_ACCESS = {29: "no access to topic", 30: "no access to group", 31: "no access to cluster"}
+
+
+async def examine(settings: Mapping[str, Mapping[str, str]]) -> list[Finding]:
+    """Ask each different Kafka once; the services that share it are named."""
+    different: dict[tuple[tuple[str, str], ...], list[str]] = {}
+    for name, given in settings.items():
+        key = tuple(sorted((field, value) for field, value in given.items() if field.startswith("KAFKA_")))
+        if given.get("KAFKA_BOOTSTRAP_SERVERS"):
+            different.setdefault(key, []).append(name)
+    groups = await asyncio.gather(*(_examine_cluster(dict(key), names) for key, names in different.items()))
+    return [finding for group in groups for finding in group]
+
+
+def _arguments(given: Mapping[str, str]) -> dict[str, Any]:
+    protocol = given.get("KAFKA_SECURITY_PROTOCOL", "PLAINTEXT")
+    found: dict[str, Any] = {
+        "bootstrap_servers": given["KAFKA_BOOTSTRAP_SERVERS"],
+        "security_protocol": protocol,
+        "request_timeout_ms": 5000,
+    }
+    if "SSL" in protocol:
+        found["ssl_context"] = ssl.create_default_context()
+    if protocol.startswith("SASL"):
+        found["sasl_mechanism"] = given.get("KAFKA_SASL_MECHANISM", "PLAIN")
+        found["sasl_plain_username"] = given.get("KAFKA_SASL_USERNAME", "")
+        found["sasl_plain_password"] = given.get("KAFKA_SASL_PASSWORD", "")
+    return found
+
+
+async def _examine_cluster(given: Mapping[str, str], services: list[str]) -> list[Finding]:
+    where = given["KAFKA_BOOTSTRAP_SERVERS"]
+    admin = AIOKafkaAdminClient(**_arguments(given))
+    try:
+        async with asyncio.timeout(TIMEOUT_SECONDS):
+            await admin.start()
+            topics = await admin.describe_topics(list(all_topics()))
+            brokers = (await admin.describe_cluster())["brokers"]
+    except (KafkaError, OSError, TimeoutError) as error:
+        remedy = "start Kafka, or correct KAFKA_BOOTSTRAP_SERVERS, KAFKA_SECURITY_PROTOCOL and KAFKA_SASL_*"
+        return [failed(AREA, f"{where} does not answer ({type(error).__name__}), needed by {', '.join(services)}", remedy)]
+    finally:
+        await admin.close()
+    findings = _topics(topics)
+    count = f"{len(brokers)} broker{'s' if len(brokers) != 1 else ''}"
+    return findings or [fine(AREA, f"{where}: {count}, all {len(topics)} topics there")]
+
+
+def _topics(topics: list[dict[str, Any]]) -> list[Finding]:
+    missing = [topic["topic"] for topic in topics if topic["error_code"] == 3]
+    refused = [topic["topic"] for topic in topics if topic["error_code"] in NO_ACCESS]
+    thin = [topic["topic"] for topic in topics if topic["error_code"] == 0 and any(not p["leader"] >= 0 for p in topic["partitions"])]
+    findings = []
+    if missing:
+        findings.append(
+            failed(AREA, f"topics are missing: {', '.join(missing)}", "run `turnpike up`, or make them before the services start")
+        )
+    if refused:
+        remedy = "allow the principal to describe, read and write them (Event Hubs: Listen and Send)"
+        findings.append(failed(AREA, f"no rights on {', '.join(refused)}", remedy))
+    if thin:
+        findings.append(warning(AREA, f"partitions without a leader: {', '.join(thin)}", "see to the brokers that are down"))
+    return findings

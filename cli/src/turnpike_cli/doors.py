@@ -1,0 +1,86 @@
+"""The internal doors, as the command uses them: a signed token for services, none for the sandboxes."""
+
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+from turnpike_cli.errors import CommandError, DoorClosedError
+from turnpike_cli.parts import BY_NAME, SERVICE_NAMES
+from turnpike_cli.stack import Stack
+
+CALLER = "turnpike"
+TOKEN_KEPT_SECONDS = 30.0  # they live for 60
+TIMEOUT_SECONDS = 15.0
+SCOPES = (
+    "status:read", "clock:write", "dead_letters:read", "dead_letters:write", "catalogue:read", "catalogue:write", "quotes:read",
+    "webhooks:write", "usage:read", "reports:read", "reports:write", "access:read", "access:write",
+)  # fmt: skip
+
+
+class Doors:
+    """Asks the doors of a running stack. Use it as an async context manager; one connection per door is kept."""
+
+    def __init__(self, stack: Stack) -> None:
+        self._keys: Sequence[str] = (stack.wiring.secrets.internal_token_key,)  # says so when nothing was ever started
+        self._bases = {name: stack.door(name) for name in stack.state.ports if BY_NAME[name].kind != "server"}
+        self._token = ""
+        self._token_made = -TOKEN_KEPT_SECONDS
+        self._client = httpx.AsyncClient(timeout=TIMEOUT_SECONDS, trust_env=False)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self._client.aclose()
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._bases)
+
+    async def ask(self, name: str, method: str, path: str, *, params: dict[str, Any] | None = None, body: Any = None) -> Any:
+        """Return the decoded answer. Raises CommandError with the door's own words, DoorClosedError without an answer."""
+        headers = {"authorization": f"Bearer {self._fresh_token()}"} if name in SERVICE_NAMES else {}
+        try:
+            answer = await self._client.request(method, self._bases[name] + path, params=params, json=body, headers=headers)
+        except httpx.HTTPError as error:
+            raise DoorClosedError(f"{name} does not answer ({type(error).__name__}); see `turnpike status`.") from error
+        if answer.status_code >= 400:
+            raise CommandError(f"{name} refuses {method} {path}: {_words(answer)}")
+        return answer.json() if answer.content else None
+
+    async def status(self, name: str) -> dict[str, Any]:
+        answer: dict[str, Any] = await self.ask(name, "GET", self._path(name, "status"))
+        return answer
+
+    async def clock(self, name: str) -> dict[str, Any]:
+        """Return `offset_seconds` and `now`; only the sandboxes tell their offset."""
+        answer: dict[str, Any] = await self.ask(name, "GET", self._path(name, "clock"))
+        return answer
+
+    async def set_clock(self, name: str, offset_seconds: float) -> None:
+        await self.ask(name, "PUT", self._path(name, "clock"), body={"offset_seconds": offset_seconds})
+
+    def _path(self, name: str, door: str) -> str:
+        return f"/{door}" if name in SERVICE_NAMES else f"/_sandbox/{door}"
+
+    def _fresh_token(self) -> str:
+        from billing_common.internal_auth import issue_token  # imports FastAPI: half a second that most commands do not need
+
+        if time.monotonic() - self._token_made >= TOKEN_KEPT_SECONDS:
+            self._token = issue_token(self._keys, caller=CALLER, scopes=SCOPES)
+            self._token_made = time.monotonic()
+        return self._token
+
+
+def _words(answer: httpx.Response) -> str:
+    try:
+        content = answer.json()
+    except ValueError:
+        return f"HTTP {answer.status_code}"
+    if isinstance(content, dict):
+        words = content.get("detail") or content.get("error") or content
+        return words if isinstance(words, str) else str(words)
+    return str(content)
