@@ -72,8 +72,11 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 def add_validation_problems(problems: Problems, error: ValidationError, root: type[BaseModel]) -> None:
     """Turn pydantic's errors into problems that name what is allowed."""
-    for entry in error.errors(include_url=False):
+    entries = error.errors(include_url=False)
+    for entry in entries:
         path: Path = tuple(entry["loc"])
+        if entry["type"] == "too_short" and any(other["loc"][: len(path)] == path for other in entries if other is not entry):
+            continue  # pydantic counts only the valid items: what is wrong with the others is said already
         message, allowed = _explain(entry, _fields_at(root, path[:-1]))
         problems.add(path, message, allowed)
 

@@ -60,7 +60,8 @@ def _check_product(catalogue: Catalogue, product: Product, path: Path, problems:
     prices += [((*path, "currencies", code), code, price) for code, price in product.currencies.items()]
     _check_shape(product, path, problems)
     for at, code, price in prices:
-        _check_currency(code, at if code in product.currencies else (*path, "currency"), problems)
+        if code != catalogue.currency:
+            _check_currency(code, at if code in product.currencies else (*path, "currency"), problems)
         if code in CURRENCIES:
             _check_price(product, price, code, at, problems)
         if product.price is not None and _parts(price) != _parts(product.price):

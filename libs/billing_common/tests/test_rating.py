@@ -1,0 +1,217 @@
+"""Prices at their boundaries, and against a slow calculator that shares no code with the real one."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from billing_common.catalogue import Catalogue
+from billing_common.money import display, exponent, plain, round_half_up
+from billing_common.rating import Facts, Period, RatingError, as_quote, period_at, rate
+
+CATALOGUE = Catalogue.parse((Path(__file__).parents[3] / "monetizationModels.json").read_text())
+NOVEMBER = Period(datetime(2026, 11, 1, tzinfo=UTC), datetime(2026, 12, 1, tzinfo=UTC))
+FIRST = Facts(started_at=NOVEMBER.start)
+
+
+def one_price(model: str, price: dict[str, Any], **product: Any) -> Catalogue:
+    entry = {"id": "it", "name": "It", "model": model, "price": price, **product}
+    return Catalogue.from_document({"version": 1, "meters": {"calls": {"name": "Calls"}}, "products": [entry]})
+
+
+def usage(**fields: Any) -> dict[str, Any]:
+    return {"usage": [{"meter": "calls", **fields}]}
+
+
+def total(catalogue: Catalogue, calls: int, product_id: str = "it", facts: Facts = FIRST) -> int:
+    return rate(catalogue, catalogue.product(product_id), period=NOVEMBER, usage={"calls": calls}, facts=facts).total_minor
+
+
+SEVEN = [
+    ("free", {0: 0, 100: 0, 1_000_000: 0}),
+    ("developer", {0: 0, 100: 0, 101: 0, 103: 1, 250: 30, 15_100: 3000}),
+    ("payg", {0: 0, 1: 0, 3: 0, 4: 1, 100: 15, 101: 15, 250: 38, 12_345: 1852, 100_000_000_000: 15_000_000_000}),
+    ("basic", {0: 1495, 50_000: 1495}),
+    ("standard", {0: 8995, 100_000: 8995, 100_004: 8995, 100_005: 8996, 100_150: 9010, 250_000: 23_995}),
+    ("pro", {0: 44_995, 500_000: 44_995, 500_009: 44_996, 1_000_000: 74_995}),
+    ("enterprise", {0: 74_995, 1: 74_995, 1_500_000: 74_995, 1_500_001: 149_990, 2_000_000: 149_990, 4_500_001: 299_980}),
+]
+
+
+@pytest.mark.parametrize(("product_id", "calls", "expected"), [(name, q, cents) for name, table in SEVEN for q, cents in table.items()])
+def test_the_seven_products_at_their_boundaries(product_id: str, calls: int, expected: int) -> None:
+    assert total(CATALOGUE, calls, product_id) == expected
+
+
+TIERS = [{"up_to": 10_000, "amount": "0.01"}, {"up_to": 100_000, "amount": "0.005"}, {"up_to": None, "amount": "0.0025"}]
+VOLUME = [{"up_to": 10_000, "amount": "0.01"}, {"up_to": 100_000, "amount": "0.008"}, {"up_to": None, "amount": "0.005"}]
+PERCENT = [{"up_to": 100_000, "percent": 0}, {"up_to": 1_000_000, "percent": 20}, {"up_to": None, "percent": 40}]
+QUERIES = [{"up_to": 100, "amount": "5"}, {"up_to": 1000, "amount": "3"}, {"up_to": None, "amount": "2"}]
+MODELS = [
+    ("Metered", usage(amount="0.15", per=100, rounding="started"), {0: 0, 1: 15, 100: 15, 101: 30, 250: 45, 12_345: 1860}),
+    ("Metered", usage(amount="0.15", per=100, rounding="completed"), {0: 0, 99: 0, 100: 15, 199: 15, 250: 30}),
+    ("Freemium", usage(amount="0.20", per=100, included=10_000), {10_000: 0, 10_001: 0, 10_003: 1, 10_150: 30, 25_000: 3000}),
+    ("Graduated", usage(tiers=TIERS), {5000: 5000, 10_000: 10_000, 10_001: 10_001, 150_000: 67_500}),
+    ("Graduated", usage(tiers=QUERIES), {100: 50_000, 101: 50_300, 1000: 320_000, 1001: 320_200}),
+    ("Volume", usage(tiers=VOLUME, mode="volume"), {10_000: 10_000, 10_001: 8001, 100_000: 80_000, 150_000: 75_000}),
+    ("Graduated", usage(amount="0.001", discounts=PERCENT), {100_000: 10_000, 1_000_000: 82_000, 2_000_000: 142_000}),
+    ("TierWithOverage", {"base": "49", **usage(amount="0.005", included=10_000)}, {10_000: 4900, 10_001: 4901, 20_000: 9900}),
+    ("TierWithOverage", {"base": "49", **usage(amount="0.001", included=50_000)}, {128_000: 12_700}),
+    ("Hybrid", {"minimum": "10", "maximum": "20", **usage(amount="0.01")}, {0: 1000, 1000: 1000, 1500: 1500, 2000: 2000, 9999: 2000}),
+]
+
+
+@pytest.mark.parametrize(
+    ("model", "price", "calls", "expected"), [(m, p, q, cents) for m, p, table in MODELS for q, cents in table.items()]
+)
+def test_each_model_at_its_boundaries(model: str, price: dict[str, Any], calls: int, expected: int) -> None:
+    assert total(one_price(model, price), calls) == expected
+
+
+@pytest.mark.parametrize(
+    ("currency", "amount", "per", "calls", "minor"),
+    [("jpy", "3", 2, 3, 5), ("inr", "0.01", 1, 7, 7), ("kwd", "0.0005", 1, 3, 2), ("usd", "0.00095", 1, 1000, 95)],
+)
+def test_currencies_with_no_two_and_three_decimals(currency: str, amount: str, per: int, calls: int, minor: int) -> None:
+    assert total(one_price("Metered", usage(amount=amount, per=per), currency=currency), calls) == minor
+
+
+@pytest.mark.parametrize(("day", "hour", "cents"), [(1, 0, 8995), (16, 0, 4498), (21, 12, 2848), (30, 23, 12)])
+def test_a_start_in_mid_month_pays_for_the_seconds_that_are_left(day: int, hour: int, cents: int) -> None:
+    started = datetime(2026, 11, day, hour, tzinfo=UTC)
+    rated = rate(CATALOGUE, CATALOGUE.product("standard"), period=NOVEMBER, usage={"calls": 100_000}, facts=Facts(started_at=started))
+    assert [line.amount_minor for line in rated.lines] == [cents, 0]
+    assert rated.lines[0].period == Period(started, NOVEMBER.end)
+
+
+def test_what_is_included_is_not_prorated() -> None:
+    late = Facts(started_at=NOVEMBER.end - timedelta(seconds=1))
+    assert total(CATALOGUE, 100, "developer", late) == 0
+
+
+def test_lines_stand_in_the_order_of_the_invoice_and_add_up() -> None:
+    rated = rate(CATALOGUE, CATALOGUE.product("standard"), period=NOVEMBER, usage={"calls": 250_000}, facts=FIRST)
+    assert [(line.component, line.quantity, line.amount_minor) for line in rated.lines] == [
+        ("base", 1, 8995),
+        ("usage:calls", 100_000, 0),
+        ("usage:calls", 150_000, 15_000),
+    ]
+    quote = as_quote(rated)
+    assert quote["total_minor"] == 23_995
+    assert json.loads(json.dumps(quote))["lines"][2]["unit_amount_decimal"] == "0.1"
+
+
+def test_a_trial_costs_nothing_and_the_period_after_it_all() -> None:
+    catalogue = one_price(
+        "TierWithOverage", {"base": "49", **usage(amount="0.005", included=10)}, trial_days=14, billing_anchor="anniversary"
+    )
+    product, started = catalogue.product("it"), datetime(2026, 11, 20, 9, tzinfo=UTC)
+    trial = period_at(product, started_at=started, at=started)
+    assert trial.end == started + timedelta(days=14)
+    facts = Facts(started_at=started, trial_end=trial.end)
+    assert rate(catalogue, product, period=trial, usage={"calls": 5000}, facts=facts).total_minor == 0
+    after = period_at(product, started_at=started, at=trial.end)
+    assert rate(catalogue, product, period=after, usage={"calls": 10}, facts=facts).total_minor == 4900
+
+
+def test_a_change_gives_the_unused_time_back_and_a_cancellation_does_not() -> None:
+    middle = datetime(2026, 11, 16, tzinfo=UTC)
+    assert total(CATALOGUE, 0, "basic", Facts(started_at=NOVEMBER.start, ended_at=middle, end_reason="change")) == 1495 - 748
+    assert total(CATALOGUE, 0, "basic", Facts(started_at=NOVEMBER.start, ended_at=middle)) == 1495
+
+
+def test_periods_of_an_anniversary_come_back_to_the_31st() -> None:
+    product = one_price("Metered", usage(amount="1"), billing_anchor="anniversary").product("it")
+    started = datetime(2026, 1, 31, 12, tzinfo=UTC)
+    february = period_at(product, started_at=started, at=datetime(2026, 3, 1, tzinfo=UTC))
+    assert (february.start, february.end) == (datetime(2026, 2, 28, 12, tzinfo=UTC), datetime(2026, 3, 31, 12, tzinfo=UTC))
+
+
+@pytest.mark.parametrize(("asked", "words"), [({"cals": 1}, "has no meter"), ({"calls": -1}, "never negative")])
+def test_questions_without_sense_are_refused(asked: dict[str, int], words: str) -> None:
+    with pytest.raises(RatingError, match=words):
+        rate(CATALOGUE, CATALOGUE.product("payg"), period=NOVEMBER, usage=asked, facts=FIRST)
+
+
+def test_a_currency_the_product_is_not_sold_in_is_refused() -> None:
+    with pytest.raises(RatingError, match="not sold in EUR"):
+        total(CATALOGUE, 1, "payg", Facts(started_at=NOVEMBER.start, currency="eur"))
+
+
+def test_money_is_shown_with_the_decimals_of_its_currency() -> None:
+    assert [display(149_990, "usd"), display(5, "jpy"), display(1234, "kwd")] == ["USD 1,499.90", "JPY 5", "KWD 1.234"]
+    assert (exponent("isk"), plain(Decimal("1E-7")), round_half_up(Decimal("2.5"))) == (2, "0.0000001", 3)
+
+
+# --- the slow calculator: call by call, in fractions, from the raw JSON -------------------------------------------------------
+
+amounts = st.decimals(min_value=0, max_value=99, places=3).map(str)
+
+
+@st.composite
+def tiered(draw: st.DrawFn) -> dict[str, Any]:
+    ends = sorted(draw(st.sets(st.integers(1, 60), min_size=0, max_size=3)))
+    tiers = [{"up_to": end, "amount": draw(amounts), "flat": draw(st.sampled_from(["0", "1.50"]))} for end in [*ends, None]]
+    return usage(tiers=tiers, mode=draw(st.sampled_from(["graduated", "volume"])))
+
+
+@st.composite
+def plain_usage(draw: st.DrawFn) -> dict[str, Any]:
+    rounding = draw(st.sampled_from(["exact", "started", "completed"]))
+    included = draw(st.integers(0, 50)) if rounding == "exact" else 0
+    return usage(amount=draw(amounts), per=draw(st.sampled_from([1, 10, 100])), included=included, rounding=rounding)
+
+
+def half_up(cents: Fraction) -> int:
+    return (2 * cents.numerator + cents.denominator) // (2 * cents.denominator)
+
+
+def slow_total(price: dict[str, Any], calls: int) -> int:
+    entry = price["usage"][0]
+    if "tiers" in entry:
+        return slow_tiers(entry, calls)
+    cents, per = Fraction(entry["amount"]) * 100, entry["per"]
+    if entry["rounding"] == "exact":
+        return half_up(sum((cents / per for call in range(1, calls + 1) if call > entry["included"]), Fraction(0)))
+    blocks = 0
+    for call in range(1, calls + 1):
+        blocks += call % per == (1 % per if entry["rounding"] == "started" else 0)
+    return half_up(cents * blocks)
+
+
+def slow_tiers(entry: dict[str, Any], calls: int) -> int:
+    def tier_of(call: int) -> int:
+        return next(number for number, tier in enumerate(entry["tiers"]) if tier["up_to"] is None or call <= tier["up_to"])
+
+    spent: dict[int, Fraction] = {}
+    for call in range(1, calls + 1):
+        number = tier_of(calls if entry["mode"] == "volume" else call)
+        spent[number] = spent.get(number, Fraction(0)) + Fraction(entry["tiers"][number]["amount"]) * 100
+    entered = spent.keys() | {tier_of(calls) if entry["mode"] == "volume" else 0}
+    return sum(half_up(amount) for amount in spent.values()) + sum(half_up(Fraction(entry["tiers"][n]["flat"]) * 100) for n in entered)
+
+
+@settings(max_examples=150, deadline=None)
+@given(price=st.one_of(tiered(), plain_usage()), calls=st.integers(0, 300))
+def test_the_result_equals_a_slow_calculation_call_by_call(price: dict[str, Any], calls: int) -> None:
+    assert total(one_price("Hybrid", price), calls) == slow_total(price, calls)
+
+
+@settings(max_examples=60, deadline=None)
+@given(product=st.sampled_from([product.id for product in CATALOGUE.products]), calls=st.integers(0, 10**12), more=st.integers(0, 10**9))
+def test_more_usage_never_costs_less(product: str, calls: int, more: int) -> None:
+    assert 0 <= total(CATALOGUE, calls, product) <= total(CATALOGUE, calls + more, product)
+
+
+@settings(max_examples=60, deadline=None)
+@given(second=st.integers(0, 30 * 86_400 - 1))
+def test_the_prorated_fee_is_the_nearest_cent_of_its_share(second: int) -> None:
+    started = NOVEMBER.start + timedelta(seconds=second)
+    expected = half_up(Fraction(1495) * (30 * 86_400 - second) / (30 * 86_400))
+    assert total(CATALOGUE, 0, "basic", Facts(started_at=started)) == expected
