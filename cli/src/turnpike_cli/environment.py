@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from embedded_servers import service_dsn
+from embedded_servers import Postgres, service_dsn
 from turnpike_cli.parts import Part
 from turnpike_cli.state import Secrets
 
@@ -24,10 +24,14 @@ class Wiring:
     folder: Path
     ports: dict[str, dict[str, int]]
     secrets: Secrets
-    superuser_dsn: str
+    postgres: Postgres
 
     def url(self, part: str, port: str = "http", scheme: str = "http") -> str:
         return f"{scheme}://{HOST}:{self.ports[part][port]}"
+
+    @property
+    def superuser_dsn(self) -> str:
+        return self.postgres.dsn()  # its password exists once the server was started
 
     @property
     def kafka(self) -> str:

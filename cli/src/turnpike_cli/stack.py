@@ -54,7 +54,7 @@ class Stack:
     def wiring(self) -> Wiring:
         if not self.state.ports:
             raise CommandError("The stack was never started here; run `turnpike up`.")
-        return Wiring(folder=self.folder, ports=self.state.ports, secrets=self.secrets, superuser_dsn=self._postgres().dsn())
+        return Wiring(folder=self.folder, ports=self.state.ports, secrets=self.secrets, postgres=self._postgres())
 
     def log_path(self, name: str) -> Path:
         return self.folder / "logs" / f"{name}.log"
@@ -106,27 +106,48 @@ class Stack:
             self._wait_ready([BY_NAME[name]])
 
     def _start_parts(self, wanted: list[Part]) -> None:
-        """Start in the order of need; what can wait by itself is started early, because loading Python is what takes long."""
-        self.secrets.save(self._secrets_path)  # written before anything that will rely on it
+        """Start in the order of need.
+
+        Where a run before has left everything in place the services start at once: they wait by themselves for what they need,
+        and loading Python is what takes long.
+        """
+        services = [part for part in SERVICES if part in wanted]
+        warm = self._is_furnished()
         with ThreadPoolExecutor(4) as pool:
             servers = [pool.submit(self._start_server, part) for part in (KAFKA, POSTGRES) if part in wanted]
             if SANDBOX_STRIPE in wanted:
                 self._launch(SANDBOX_STRIPE)
+            if warm:
+                self._launch_all(services)
             for server in servers:
                 server.result()
-        if KAFKA in wanted or POSTGRES in wanted:
-            provisioning.provision(self.wiring)
-            self._say("databases and topics are there")
-        if SANDBOX_APIM in wanted:
-            self._launch(SANDBOX_APIM)
-        self._wait_for_certificate()
-        first = [part for part in SERVICES if part in wanted and part.name != "webhook_ingress"]
-        for part in first:
-            self._launch(part)
-        self._connect_stripe(wanted)
-        if (ingress := BY_NAME["webhook_ingress"]) in wanted:
-            self._launch(ingress)
+            furnishing = pool.submit(self._furnish) if servers or not warm else None
+            if SANDBOX_APIM in wanted:
+                self._wait_ready([SANDBOX_STRIPE], quiet=True)  # it asks for the time once, at its start
+                self._launch(SANDBOX_APIM)
+            if furnishing is not None:
+                furnishing.result()
+        if not warm:
+            self._wait_for_certificate()
+            self._connect_stripe()
+            self._launch_all(services)
         self._wait_ready([part for part in wanted if part.kind != "server"])
+
+    def _is_furnished(self) -> bool:
+        wiring = self.wiring
+        known = self.secrets.webhook_secret is not None and self.state.webhook_url == wiring.webhook_url
+        return known and self.state.provisioned and wiring.ca_file.exists()
+
+    def _furnish(self) -> None:
+        provisioning.provision(self.wiring)
+        if not self.state.provisioned:
+            self.state.provisioned = True
+            self._write()
+            self._say("roles, schemas and topics are there")
+
+    def _launch_all(self, parts: Iterable[Part]) -> None:
+        for part in parts:
+            self._launch(part)
 
     def _choose_ports(self, wanted: Iterable[Part]) -> None:
         """Keep a part's old ports while they are free; else take the next ones, never one promised to another part."""
@@ -159,9 +180,11 @@ class Stack:
         if part.kind == "sandbox":
             data.mkdir(parents=True, exist_ok=True)
         environment = self.wiring.environment(part)
-        command = [sys.executable, "-P", "-m", part.name]  # -P: what lies in the folder must not hide a module
-        identity = processes.start_detached(command, log=self.log_path(part.name), environment=environment, folder=self.folder)
+        identity = processes.start_detached(self._command(part), log=self.log_path(part.name), environment=environment, folder=self.folder)
         self._remember(part, identity)
+
+    def _command(self, part: Part) -> list[str]:
+        return [sys.executable, "-P", "-m", part.name]  # -P: what lies in the folder must not hide a module
 
     def _wait_for_certificate(self) -> None:
         """Wait for the CA that the API Management sandbox makes at its first start: services refuse a file that is not there."""
@@ -172,20 +195,19 @@ class Stack:
                 raise CommandError(f"sandbox_apim made no certificate within {READY_SECONDS:.0f} s; see `turnpike logs sandbox_apim`.")
             time.sleep(POLL_SECONDS)
 
-    def _connect_stripe(self, wanted: list[Part]) -> None:
+    def _connect_stripe(self) -> None:
         """Register the webhook endpoint, the way a person does at Stripe; its secret is shown only then, so it is kept."""
         wiring = self.wiring
         if self.secrets.webhook_secret and self.state.webhook_url == wiring.webhook_url:
             return
-        if SANDBOX_STRIPE in wanted:
-            self._wait_ready([SANDBOX_STRIPE])
+        self._wait_ready([SANDBOX_STRIPE], quiet=True)
         secret = provisioning.register_webhook(wiring)
         replace(self.secrets, webhook_secret=secret).save(self._secrets_path)
         self.state.webhook_url = wiring.webhook_url
         self._write()
         self._say("webhook endpoint registered at Stripe")
 
-    def _wait_ready(self, parts: list[Part]) -> None:
+    def _wait_ready(self, parts: list[Part], *, quiet: bool = False) -> None:
         """Wait for all of them at once; a process that ends meanwhile is an error at once."""
         started = time.monotonic()
         waiting, last = list(parts), dict.fromkeys((part.name for part in parts), "")
@@ -196,7 +218,8 @@ class Stack:
                 last[part.name] = health.detail
                 if health.state == "ready":
                     waiting.remove(part)
-                    self._say(f"{part.name} is ready ({time.monotonic() - started:.1f} s)")
+                    if not quiet:
+                        self._say(f"{part.name} is ready ({time.monotonic() - started:.1f} s)")
             if waiting and time.monotonic() - started > READY_SECONDS:
                 reasons = "; ".join(f"{part.name}: {last[part.name] or 'no answer'}" for part in waiting)
                 raise CommandError(f"Not ready within {READY_SECONDS:.0f} s: {reasons}. See `turnpike logs {waiting[0].name}`.")

@@ -22,6 +22,7 @@ class State:
 
     ports: dict[str, dict[str, int]] = field(default_factory=dict)
     processes: dict[str, Identity] = field(default_factory=dict)
+    provisioned: bool = False  # roles, schemas and topics were made once
     webhook_url: str | None = None  # the address registered at Stripe
 
     @classmethod
@@ -33,7 +34,7 @@ class State:
         except ValueError as error:
             raise CommandError(f"{path} is damaged; delete it after you stopped what runs on Turnpike's ports.") from error
         processes = {name: Identity(**identity) for name, identity in content["processes"].items()}
-        return cls(ports=content["ports"], processes=processes, webhook_url=content.get("webhook_url"))
+        return cls(ports=content["ports"], processes=processes, webhook_url=content["webhook_url"], provisioned=content["provisioned"])
 
     def write(self, path: Path) -> None:
         part = path.with_suffix(".part")

@@ -115,8 +115,11 @@ def kill(identity: Identity) -> None:
 
 
 def tail(log: Path, lines: int = 3) -> str:
-    """Return the last lines of a log that say something, for an error sentence: a stack trace's lines are indented."""
+    """Return the last lines of a log that say something, for an error sentence: those of a stack trace are left out."""
     with contextlib.suppress(OSError):
-        spoken = [line for line in log.read_text(errors="replace").splitlines() if line.strip() and not line[0].isspace()]
-        return "\n".join(spoken[-lines:])
+        return "\n".join([line for line in log.read_text(errors="replace").splitlines() if _speaks(line)][-lines:])
     return ""
+
+
+def _speaks(line: str) -> bool:
+    return bool(line.strip()) and not line[0].isspace() and not line.startswith("Traceback")
