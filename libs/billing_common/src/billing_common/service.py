@@ -74,6 +74,7 @@ class Service:
         self._stops: list[Callable[[], Awaitable[None]]] = []
         self._settled: list[SettledCheck] = []
         self._next_due: list[NextDue] = []
+        self._notes: list[SettledCheck] = []
         self._broker_started = False
         install_doors(self)
 
@@ -93,6 +94,10 @@ class Service:
     def settled_when(self, check: SettledCheck) -> None:
         """Add a check for /status: None when nothing is left to do now, else what is waited for."""
         self._settled.append(check)
+
+    def note(self, source: SettledCheck) -> None:
+        """Add something people should see in /status that nothing waits for; None when there is nothing to say."""
+        self._notes.append(source)
 
     def next_due(self, source: NextDue) -> None:
         """Add a source of the next instant (business time) at which this service will act by itself."""
@@ -125,6 +130,7 @@ class Service:
             "activity": self.activity + PauseOrPark.handled + self.relay.moved,
             "next_due": min(dues).isoformat() if dues else None,
             "waiting_for": waiting,
+            "notes": [text for note in self._notes if (text := await note())],
             "now": self.clock.now().isoformat(),
         }
 
