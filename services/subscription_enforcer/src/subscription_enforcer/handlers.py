@@ -1,0 +1,70 @@
+"""Events in: each adds to what is known of a subscription and decides again which access it should have."""
+
+from collections.abc import Callable
+from typing import Annotated
+
+from faststream import Context
+from faststream.kafka import KafkaRouter
+
+from billing_common.clock import BusinessClock
+from billing_common.db import Pool
+from billing_common.events import (
+    SubscriptionCancellationRequested,
+    SubscriptionCreated,
+    SubscriptionDeleted,
+    SubscriptionEvent,
+    SubscriptionState,
+    SubscriptionUpdated,
+    UsageThresholdReached,
+)
+from billing_common.inbox import claim
+from billing_common.messaging import consume
+from subscription_enforcer import domain, store
+from subscription_enforcer.domain import Facts
+
+NAME = "subscription_enforcer"
+Clock = Annotated[BusinessClock, Context("clock")]
+
+router = KafkaRouter()
+
+
+@consume(router, SubscriptionCreated, service=NAME)
+async def on_subscription_created(event: SubscriptionCreated, pool: Pool, clock: Clock) -> None:
+    await _take_state(event, pool, clock)
+
+
+@consume(router, SubscriptionUpdated, service=NAME)
+async def on_subscription_updated(event: SubscriptionUpdated, pool: Pool, clock: Clock) -> None:
+    await _take_state(event, pool, clock)
+
+
+@consume(router, SubscriptionDeleted, service=NAME)
+async def on_subscription_deleted(event: SubscriptionDeleted, pool: Pool, clock: Clock) -> None:
+    await _take_state(event, pool, clock)
+
+
+@consume(router, SubscriptionCancellationRequested, service=NAME)
+async def on_cancellation_requested(event: SubscriptionCancellationRequested, pool: Pool, clock: Clock) -> None:
+    """Stop the key of a customer who ends now; the end of a period is Stripe's to announce."""
+    if event.when == "now":
+        await _learn(event, pool, clock, domain.with_cancellation)
+
+
+@consume(router, UsageThresholdReached, service=NAME)
+async def on_threshold_reached(event: UsageThresholdReached, pool: Pool, clock: Clock) -> None:
+    await _learn(event, pool, clock, lambda facts: domain.with_threshold(facts, event))
+
+
+async def _take_state(event: SubscriptionState, pool: Pool, clock: BusinessClock) -> None:
+    await _learn(event, pool, clock, lambda facts: domain.with_state(facts, event))
+
+
+async def _learn(event: SubscriptionEvent, pool: Pool, clock: BusinessClock, add: Callable[[Facts], Facts]) -> None:
+    domain.checked_id(event.subscription_id)
+    async with pool.acquire() as connection, connection.transaction():
+        if not await claim(connection, event, consumer=NAME):
+            return
+        known = await store.lock_facts(connection, event.subscription_id, event.account_id)
+        facts = add(known)
+        if facts != known:
+            await store.save(connection, facts, domain.decide(facts, clock.now()))

@@ -1,0 +1,169 @@
+"""The rules of access, as tables of cases and over every order of events."""
+
+import random
+from datetime import UTC, datetime, timedelta
+from itertools import permutations
+from typing import Any
+
+import pytest
+
+from billing_common.events import InvalidEventError, SubscriptionCancellationRequested, SubscriptionState, UsageThresholdReached
+from subscription_enforcer import domain
+from subscription_enforcer.domain import Applied, Desired, Facts
+
+NOW = datetime(2026, 1, 15, tzinfo=UTC)
+NOTHING = Facts("s-1", "a-1")
+
+
+def learn(facts: Facts, event: object) -> Facts:
+    if isinstance(event, SubscriptionState):
+        return domain.with_state(facts, event)
+    if isinstance(event, UsageThresholdReached):
+        return domain.with_threshold(facts, event)
+    assert isinstance(event, SubscriptionCancellationRequested)
+    return domain.with_cancellation(facts)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        ("trialing", False, False, "granted", "subscribed"),
+        ("active", False, False, "granted", "subscribed"),
+        ("past_due", False, False, "granted", "subscribed"),
+        ("unpaid", False, False, "suspended", "payment_failed"),
+        ("incomplete", False, False, "suspended", "payment_failed"),
+        ("paused", False, False, "suspended", "paused"),
+        ("canceled", False, False, "revoked", "canceled"),
+        ("incomplete_expired", False, False, "revoked", "canceled"),
+        ("active", True, False, "suspended", "cancellation"),
+        ("unpaid", True, False, "suspended", "cancellation"),
+        ("canceled", True, True, "revoked", "canceled"),
+        ("active", False, True, "suspended", "quota"),
+        ("unpaid", False, True, "suspended", "payment_failed"),
+    ],
+)
+def test_access_follows_status_cancellation_and_quota(case: tuple[Any, ...], samples: Any) -> None:
+    status, cancelled, stopped, access, reason = case
+    facts = domain.with_state(NOTHING, samples.state(status))
+    facts = domain.with_cancellation(facts) if cancelled else facts
+    facts = domain.with_threshold(facts, samples.threshold()) if stopped else facts
+    decided = domain.decide(facts, NOW)
+    assert decided is not None
+    assert (decided.access, decided.reason) == (access, reason)
+
+
+def test_nothing_is_decided_before_the_state_is_known() -> None:
+    assert domain.decide(domain.with_cancellation(NOTHING), NOW) is None
+
+
+def test_every_order_of_events_with_repeats_ends_the_same(samples: Any) -> None:
+    story = [
+        samples.state("active", 1),
+        samples.state("past_due", 2),
+        samples.state("unpaid", 3),
+        samples.state("active", 4, current_period_start=samples.february),
+        samples.threshold(),
+        samples.cancellation(),
+    ]
+    endings = set()
+    for order in permutations(story):
+        facts = NOTHING
+        for event in (*order, *random.Random(str(order)).choices(order, k=3)):
+            facts = learn(facts, event)
+        endings.add((facts, domain.decide(facts, NOW)))
+    assert len(endings) == 1
+    assert endings.pop()[1] == Desired("suspended", "cancellation")
+
+
+@pytest.mark.parametrize(
+    ("period_start", "stopped_in", "access"),
+    [
+        ("january", "january", "suspended"),
+        ("february", "january", "granted"),  # the next period began
+        ("january", "february", "suspended"),  # the event came before the state that starts the period
+    ],
+)
+def test_a_used_up_quota_stops_access_until_the_next_period(samples: Any, period_start: str, stopped_in: str, access: str) -> None:
+    facts = domain.with_state(NOTHING, samples.state(current_period_start=getattr(samples, period_start)))
+    decided = domain.decide(domain.with_threshold(facts, samples.threshold(getattr(samples, stopped_in))), NOW)
+    assert decided is not None
+    assert decided.access == access
+
+
+def test_a_start_in_mid_month_counts_as_the_start_of_its_period(samples: Any) -> None:
+    middle = datetime(2026, 1, 10, tzinfo=UTC)
+    facts = domain.with_state(NOTHING, samples.state(started_at=middle, current_period_start=middle))
+    assert domain.decide(domain.with_threshold(facts, samples.threshold()), NOW) == Desired("suspended", "quota")
+
+
+def test_a_free_product_comes_back_with_the_next_month(samples: Any) -> None:
+    facts = domain.with_threshold(domain.with_state(NOTHING, samples.state(current_period_end=None)), samples.threshold())
+    assert domain.decide(facts, NOW) == Desired("suspended", "quota", samples.february)
+    assert domain.decide(facts, samples.february) == Desired("granted", "subscribed")
+
+
+def test_a_threshold_without_hard_stop_changes_nothing(samples: Any) -> None:
+    assert domain.with_threshold(NOTHING, samples.threshold(hard_stop=False)) == NOTHING
+
+
+@pytest.mark.parametrize("value", ["", "..", ".", "a/b", "-a", "a b", "a" * 81, "ä", "a\n"])
+def test_an_id_that_reaches_elsewhere_is_poison(samples: Any, value: str) -> None:
+    with pytest.raises(InvalidEventError):
+        domain.with_state(NOTHING, samples.state(product_id=value))
+
+
+GRANTED = Applied("granted", "subscribed", "standard")
+UNPAID = Applied("suspended", "payment_failed", "standard")
+ENDING = Applied("suspended", "cancellation", "standard")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "name", "reason"),
+    [
+        (None, GRANTED, "access.granted", "subscribed"),
+        (GRANTED, UNPAID, "access.suspended", "payment_failed"),
+        (UNPAID, GRANTED, "access.restored", "paid"),
+        (Applied("suspended", "quota", "standard"), GRANTED, "access.restored", "subscribed"),
+        (UNPAID, ENDING, "access.suspended", "cancellation"),  # already stopped, but the ending needs its instant
+        (None, ENDING, "access.suspended", "cancellation"),
+        (ENDING, Applied("revoked", "canceled", "standard"), "access.revoked", "canceled"),
+        (GRANTED, Applied("granted", "subscribed", "pro"), "access.granted", "changed"),
+    ],
+)
+def test_a_change_has_a_name_and_a_reason(before: Applied | None, after: Applied, name: str, reason: str) -> None:
+    found = domain.change(before, after)
+    assert found is not None
+    assert (found[0].topic, found[1]) == (name, reason)
+
+
+def test_a_repair_is_no_change() -> None:
+    assert domain.change(GRANTED, GRANTED) is None
+
+
+@pytest.mark.parametrize(
+    ("before", "desired", "approved_by", "needed"),
+    [
+        (GRANTED, Desired("suspended", "payment_failed"), None, True),
+        (GRANTED, Desired("suspended", "payment_failed"), "operator", False),
+        (GRANTED, Desired("suspended", "cancellation"), None, False),
+        (GRANTED, Desired("revoked", "canceled"), None, False),
+        (ENDING, Desired("suspended", "payment_failed"), None, False),
+        (None, Desired("granted", "subscribed"), None, False),
+    ],
+)
+def test_only_working_keys_that_stop_for_missing_payment_need_permission(
+    before: Applied | None, desired: Desired, approved_by: str | None, *, needed: bool
+) -> None:
+    assert domain.needs_permission(before, desired, approved_by) is needed
+
+
+@pytest.mark.parametrize(("live", "allowed"), [(0, 5), (299, 5), (300, 6), (10_000, 200)])
+def test_five_or_two_in_a_hundred_may_be_suspended_an_hour(live: int, allowed: int) -> None:
+    assert domain.suspensions_allowed(live=live, minimum=5, share=0.02) == allowed
+
+
+def test_december_is_followed_by_january(samples: Any) -> None:
+    december = datetime(2026, 12, 5, tzinfo=UTC)
+    facts = domain.with_state(NOTHING, samples.state(current_period_end=None))
+    decided = domain.decide(domain.with_threshold(facts, samples.threshold(december)), december + timedelta(days=1))
+    assert decided == Desired("suspended", "quota", datetime(2027, 1, 1, tzinfo=UTC))
