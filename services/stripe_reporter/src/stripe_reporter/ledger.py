@@ -134,7 +134,7 @@ async def acknowledge(
     connection: Connection, event: MeterEvent, answer: Answer, *, credited: int, wall: datetime, now: datetime
 ) -> UsageReported | None:
     """Credit the window with what is at Stripe. Returns the fact to announce; None when somebody else wrote the outcome."""
-    if not await _answer(connection, event.identifier, "acknowledged", answer, credited=credited, wall=wall):
+    if await _answer(connection, event.identifier, "acknowledged", answer, credited=credited, wall=wall) is None:
         return None
     row = await connection.fetchrow(
         "update usage_window set acknowledged = acknowledged + $2 where window_id = $1 "
@@ -158,7 +158,7 @@ async def acknowledge(
 async def reject(connection: Connection, event: MeterEvent, answer: Answer, *, wall: datetime, now: datetime) -> UsageRejected | None:
     """Park what Stripe refused for good. Returns the fact to announce; None when somebody else wrote the outcome."""
     attempts = await _answer(connection, event.identifier, "rejected", answer, credited=0, wall=wall)
-    if not attempts:
+    if attempts is None:
         return None
     row = await connection.fetchrow(
         "update usage_window set rejected = rejected + $2 where window_id = $1 returning subscription_id, account_id, meter_id, hour",
