@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -37,6 +38,20 @@ async def announce(connection: Connection, event: Event) -> None:
         event.key,
         event.model_dump_json().encode(),
         json.dumps(event.headers()),
+    )
+
+
+async def announce_many(connection: Connection, events: Sequence[Event]) -> None:
+    """Add many events to the outbox in one statement, in their order."""
+    await connection.execute(
+        "insert into outbox(shard, topic, key, value, headers) "
+        "select (hashtext(key) & 2147483647) % $5, topic, key, value, headers "
+        "from unnest($1::text[], $2::text[], $3::bytea[], $4::text[]) with ordinality e(topic, key, value, headers, place) order by place",
+        [event.topic for event in events],
+        [event.key for event in events],
+        [event.model_dump_json().encode() for event in events],
+        [json.dumps(event.headers()) for event in events],
+        SHARDS,
     )
 
 

@@ -1,0 +1,114 @@
+"""Builds the service: the only file that makes brokers and clients."""
+
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import structlog
+from faststream.kafka import KafkaBroker
+from starlette.routing import Route
+
+from billing_common import kafka
+from billing_common.events import USAGE_RECORDED_TOPIC
+from billing_common.messaging import PauseOrPark
+from billing_common.service import Service
+from usage_collector import handlers, routes, streams
+from usage_collector.apim_gateway import successful_calls
+from usage_collector.background import Background
+from usage_collector.collecting import Collector
+from usage_collector.ingest import Ingest, post_events
+from usage_collector.positions import Positions, Stream
+from usage_collector.report_polling import ReportPolling
+from usage_collector.senders import Senders
+from usage_collector.settings import Settings
+
+log = structlog.get_logger(__name__)
+SERVICE = "usage_collector"
+MIGRATIONS = Path(__file__).resolve().parents[2] / "migrations"
+READ_AGE_SLACK = timedelta(days=7)  # what ingest accepted stays accepted while it waits on its topic
+
+
+def create_service(settings: Settings) -> Service:
+    """Return the service, not started."""
+    calls = streams.gateway_calls_router(settings.calls_topic, records_max=settings.batch_max)
+    recorded = streams.usage_recorded_router()
+    elsewhere = bool(settings.calls_kafka_bootstrap_servers)
+    routers = [handlers.router, recorded] if elsewhere else [handlers.router, recorded, calls]
+    service = Service(SERVICE, settings, migrations=MIGRATIONS, routers=routers)
+    service.internal.include_router(routes.router)
+    assert service.public is not None
+    service.public.router.routes.append(Route("/v1/events", post_events, methods=["POST"]))
+    calls_broker = None
+    if elsewhere:
+        arguments = kafka.faststream_arguments(settings.calls_kafka())
+        calls_broker = KafkaBroker(**arguments, middlewares=[PauseOrPark], logger=None, allow_auto_create_topics=False)
+        calls_broker.include_router(calls)
+    service.on_start(lambda: _start(service, settings, calls_broker))
+    return service
+
+
+async def _start(service: Service, settings: Settings, calls_broker: KafkaBroker | None) -> None:
+    """Make what needs the event loop, and name the loops."""
+    collector = service.share(
+        "collector", Collector(service.pool, age_max=settings.event_age_max + READ_AGE_SLACK, ahead_max=settings.event_ahead_max)
+    )
+    positions = service.share("positions", Positions(_streams(settings)))
+    senders = service.share("senders", Senders(service.pool, refresh_seconds=settings.sender_refresh_seconds))
+    service.share("ingest", Ingest(service.producer, senders, service.clock, settings))
+    service.on_stop(positions.close)
+    reports = _reports(service, settings, collector)
+    background = Background(service, settings, collector, positions, reports)
+    for name in ("publish", "settle", "close", "watch", "keep_partitions"):
+        service.loop(name, getattr(background, name))
+    service.settled_when(background.waiting_for)
+    service.next_due(background.next_due)
+    if reports is not None:
+        service.loop("reports", reports.run)
+    if calls_broker is not None:
+        _add_calls_broker(service, calls_broker)
+        service.settled_when(background.unread_calls)
+
+
+def _streams(settings: Settings) -> list[Stream]:
+    return [
+        Stream(USAGE_RECORDED_TOPIC, streams.group_of(USAGE_RECORDED_TOPIC), kafka.arguments(settings)),
+        Stream(settings.calls_topic, streams.group_of(settings.calls_topic), kafka.arguments(settings.calls_kafka())),
+    ]
+
+
+def _reports(service: Service, settings: Settings, collector: Collector) -> ReportPolling | None:
+    if not settings.apim_service_name:
+        return None
+    from billing_common.apim_client import create_client  # takes half a second to import, and only some run with reports
+
+    client = create_client(settings)
+    service.on_stop(client.close)
+
+    async def ask(since: datetime, until: datetime) -> dict[str, int]:
+        return await successful_calls(client, settings, since, until)
+
+    return ReportPolling(
+        service.pool,
+        collector,
+        ask,
+        clock=service.clock,
+        interval=settings.reports_interval,
+        overlap=settings.reports_overlap,
+        lag=settings.reports_lag,
+    )
+
+
+def _add_calls_broker(service: Service, broker: KafkaBroker) -> None:
+    """Run the broker of the calls beside the service's own: dead letters go to the common Kafka."""
+    for name, value in service.context.items():
+        broker.context.set_global(name, value)
+
+    async def run() -> None:
+        if not broker.running:
+            try:
+                await broker.start()
+            except BaseException:
+                await broker.stop()
+                raise
+
+    service.loop("calls", run)
+    service.on_stop(broker.stop)

@@ -1,0 +1,196 @@
+"""CloudEvents over HTTP: structured, batched and binary bodies become events, and each event is checked. No I/O."""
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from usage_collector.decoding import Instant, in_utc
+from usage_collector.senders import Sender
+
+SINGLE, BATCH = "application/cloudevents+json", "application/cloudevents-batch+json"
+TYPE = "turnpike.usage"
+PROPERTIES_MAX = 32
+PROPERTY_MAX = 10**12
+ESCAPED_NUL = b"\\u0000"
+NAMES = {"specversion", "id", "source", "type", "subject", "time"}
+
+
+class RequestError(Exception):
+    """The whole request is refused: status, stable code and a sentence with the remedy."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status, self.code = status, code
+
+
+class Incoming(msgspec.Struct, gc=False):
+    """The attributes that matter; others are legal and dropped."""
+
+    specversion: str
+    id: str
+    source: str
+    type: str
+    subject: str
+    time: Instant
+    data: dict[str, Any]
+
+
+class Result(msgspec.Struct, omit_defaults=True, gc=False):
+    """The answer for one event."""
+
+    id: str | None
+    status: str
+    reason: str | None = None
+    message: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What an event may say at this instant."""
+
+    oldest: datetime
+    newest: datetime
+    quantity_max: int
+    meters: frozenset[str]
+
+
+class _Named(msgspec.Struct):
+    id: str | None = None
+
+
+_single = msgspec.json.Decoder(Incoming)
+_many = msgspec.json.Decoder(list[Incoming])
+_raw = msgspec.json.Decoder(list[msgspec.Raw])
+_named = msgspec.json.Decoder(_Named)
+_object = msgspec.json.Decoder(dict[str, Any])
+Parsed = list[Incoming | Result]
+
+
+def gunzip(body: bytes, limit: int) -> bytes:
+    """Unpack at most `limit` bytes; a bomb costs no more memory than that."""
+    unpacker = zlib.decompressobj(wbits=31)
+    try:
+        plain = unpacker.decompress(body, limit + 1)
+    except zlib.error:
+        raise RequestError(400, "bad_gzip", "the body is not gzip, though Content-Encoding says so") from None
+    if len(plain) > limit or unpacker.unconsumed_tail:
+        raise RequestError(413, "body_too_large", f"the body has more than {limit} bytes after gunzip: send smaller batches")
+    if not unpacker.eof or unpacker.unused_data:
+        raise RequestError(400, "bad_gzip", "the gzip body is cut off or has something after its end")
+    return plain
+
+
+def parse(content_type: str, headers: Mapping[str, str], body: bytes, *, events_max: int) -> Parsed:
+    """Return the events of a request, or for those that cannot be read their answer. Raises RequestError."""
+    media_type = content_type.partition(";")[0].strip().lower()
+    if ESCAPED_NUL in body:
+        raise RequestError(400, "bad_text", "texts must not hold the character NUL")
+    try:
+        body.decode()
+        if media_type == BATCH:
+            return _parse_batch(body, events_max)
+        if media_type == SINGLE:
+            return [_single.decode(body)]
+        if "ce-specversion" in headers or "ce-id" in headers:
+            return [_parse_binary(media_type, headers, body)]
+    except msgspec.ValidationError as error:
+        raise RequestError(400, "invalid_event", f"not a usage event: {error}"[:300]) from None
+    except msgspec.DecodeError:
+        raise RequestError(400, "malformed_json", "the body is not JSON") from None
+    except UnicodeDecodeError:
+        raise RequestError(400, "malformed_json", "the body is not UTF-8") from None
+    except RecursionError:
+        raise RequestError(400, "malformed_json", "the JSON is nested too deeply") from None
+    raise RequestError(415, "unsupported_media_type", f"send {SINGLE}, {BATCH}, or binary mode (ce-* headers with application/json)")
+
+
+def _parse_batch(body: bytes, events_max: int) -> Parsed:
+    try:
+        events: Parsed = list(_many.decode(body))
+    except msgspec.ValidationError:
+        events = [_parse_one(bytes(raw)) for raw in _raw.decode(body)[: events_max + 1]]
+    if len(events) > events_max:
+        raise RequestError(413, "too_many_events", f"a request takes at most {events_max} events: send several")
+    if not events:
+        raise RequestError(400, "empty_batch", "the batch holds no events")
+    return events
+
+
+def _parse_one(body: bytes) -> Incoming | Result:
+    try:
+        return _single.decode(body)
+    except msgspec.ValidationError as error:
+        return Result(_id_of(body), "rejected", "invalid_event", str(error)[:300])
+
+
+def _id_of(body: bytes) -> str | None:
+    try:
+        found = _named.decode(body).id
+    except msgspec.MsgspecError:
+        return None
+    return found[:256] if found else None
+
+
+def _parse_binary(media_type: str, headers: Mapping[str, str], body: bytes) -> Incoming:
+    if media_type != "application/json":
+        raise RequestError(415, "unsupported_media_type", "in binary mode the Content-Type of the data is application/json")
+    attributes: dict[str, Any] = {name: headers[f"ce-{name}"] for name in NAMES if f"ce-{name}" in headers}
+    return msgspec.convert({**attributes, "data": _object.decode(body)}, Incoming)
+
+
+def check(event: Incoming, sender: Sender, limits: Limits) -> tuple[str, str] | None:
+    """Return why an event is refused (code, sentence), or None. A good event's `data` keeps only what counts."""
+    if event.specversion != "1.0" or event.type != TYPE:
+        return "unknown_type", f"specversion must be 1.0 and type {TYPE}"
+    if not (0 < len(event.id) <= 256 and 0 < len(event.subject) <= 256 and 0 < len(event.source) <= 256):
+        return "invalid_attribute", "id, source and subject need 1 to 256 characters"
+    if not sender.speaks_for(event.source):
+        return "foreign_source", "this key speaks only for its own source"
+    if not sender.may_name(event.subject):
+        return "foreign_subscription", "this key may not send for this subscription"
+    if not limits.oldest <= event.time <= limits.newest:
+        return ("too_old", "the event is too old") if event.time < limits.oldest else ("in_the_future", "the time lies in the future")
+    return _check_data(event, limits)
+
+
+def _check_data(event: Incoming, limits: Limits) -> tuple[str, str] | None:
+    given = event.data
+    quantity = given.get("quantity", 1)
+    if type(quantity) is not int or not 0 <= quantity <= limits.quantity_max:
+        return "invalid_quantity", f"data.quantity must be a whole number from 0 to {limits.quantity_max}"
+    meter = given.get("meter")
+    if meter is not None and (type(meter) is not str or (limits.meters and meter not in limits.meters)):
+        return "unknown_meter", "data.meter is no meter of the catalogue"
+    if len(given) > PROPERTIES_MAX:
+        return "too_many_properties", f"data takes at most {PROPERTIES_MAX} members"
+    if given.keys() <= {"quantity", "meter"}:
+        return None
+    return _check_call(event, given)
+
+
+def _check_call(event: Incoming, given: dict[str, Any]) -> tuple[str, str] | None:
+    status = given.get("status", 200)
+    if type(status) is not int or not 100 <= status <= 599:
+        return "invalid_status", "data.status must be an HTTP status"
+    for name, longest in (("method", 32), ("template", 512)):
+        text = given.get(name)
+        if text is not None and (type(text) is not str or len(text) > longest):
+            return f"invalid_{name}", f"data.{name} must be a text of at most {longest} characters"
+    kept = {name: given[name] for name in ("quantity", "meter", "status", "method", "template") if given.get(name) is not None}
+    for name, value in given.items():  # whole numbers may be a meter's property; anything else does not belong on a topic
+        if name not in kept and type(value) is int and len(name) <= 64:
+            if not 0 <= value <= PROPERTY_MAX:
+                return "invalid_property", f"whole numbers in data must lie between 0 and {PROPERTY_MAX}"
+            kept[name] = value
+    event.data = kept
+    return None
+
+
+def normalise(event: Incoming) -> Incoming:
+    """Return the event with its time in UTC."""
+    event.time = in_utc(event.time)
+    return event

@@ -1,0 +1,128 @@
+"""A batch of observations becomes rows and windows in one transaction, however often and in whatever order it comes."""
+
+import time
+from collections.abc import Sequence
+from datetime import date, datetime, timedelta
+
+import asyncpg
+import structlog
+
+from billing_common.db import Connection
+from usage_collector import metrics, store, subscription_store
+from usage_collector.directory import Directory
+from usage_collector.metering import Observation, judge
+
+log = structlog.get_logger(__name__)
+SETTLE_SUBSCRIPTIONS = 50
+SETTLE_PAGE = 2000
+
+
+class Collector:
+    """Judges observations and stores them. One per process; its memory is only a cache."""
+
+    def __init__(self, pool: asyncpg.Pool, *, age_max: timedelta, ahead_max: timedelta) -> None:
+        self.pool = pool
+        self.directory = Directory()
+        self._age_max, self._ahead_max = age_max, ahead_max
+        self._days: set[date] = set()
+
+    async def collect(self, seen: Sequence[Observation], *, now: datetime, batch_max: int = 5000) -> None:
+        """Store observations, at most `batch_max` in one transaction."""
+        for start in range(0, len(seen), batch_max):
+            started = time.monotonic()
+            await self._collect_batch(seen[start : start + batch_max], now)
+            metrics.COLLECTING.observe(time.monotonic() - started)
+
+    async def _collect_batch(self, seen: Sequence[Observation], now: datetime) -> None:
+        oldest, newest = now - self._age_max, now + self._ahead_max
+        first: dict[tuple[object, object], Observation] = {}
+        repeated, refused = [], []
+        for one in seen:
+            if not oldest <= one.at <= newest:
+                refused.append((one, "too_old" if one.at < oldest else "in_the_future"))
+            elif first.setdefault((one.id, one.day), one) is not one:
+                repeated.append(one)
+        taken = list(first.values())
+        async with self.pool.acquire() as connection:
+            await self._ensure_partitions(connection, {one.day for one in taken})
+            async with connection.transaction():
+                tally = await self.add(connection, taken) if taken else {}
+                if repeated:
+                    await store.count_duplicates(connection, repeated)
+                new_refused = await store.refuse(connection, refused, now=now) if refused else 0
+        self._count(seen, tally, len(taken) - sum(tally.values()) + len(repeated) + len(refused) - new_refused)
+        if refused:
+            metrics.OUTCOMES.labels(refused[0][0].origin, "rejected", refused[0][1]).inc(new_refused)
+            log.warning("events refused for their time", events=len(refused), reason=refused[0][1], source=refused[0][0].source)
+
+    async def add(self, connection: Connection, taken: Sequence[Observation]) -> store.Tally:
+        """Judge and store distinct observations in the caller's transaction."""
+        await store.lock_shared(connection)
+        await self.directory.refresh(connection)
+        holders = await self.directory.find(connection, {one.sid for one in taken})
+        rules = self.directory.rules
+        return await store.add_events(connection, [(one, judge(one, holders.get(one.sid), rules)) for one in taken])
+
+    async def collect_within(self, connection: Connection, seen: Sequence[Observation]) -> None:
+        """Store distinct observations in the caller's transaction; `ensure_partitions` must have made their days."""
+        tally = await self.add(connection, seen)
+        self._count(seen, tally, len(seen) - sum(tally.values()))
+
+    async def source_of(self, pool: asyncpg.Pool, plan: tuple[str, int]) -> str | None:
+        """Return which source counts for a product of a catalogue version."""
+        async with pool.acquire() as connection:
+            rules = await self.directory.rules_of(connection, plan)
+        return rules.source if rules else None
+
+    async def ensure_partitions(self, days: set[date]) -> None:
+        async with self.pool.acquire() as connection:
+            await self._ensure_partitions(connection, days)
+
+    async def _ensure_partitions(self, connection: Connection, days: set[date]) -> None:
+        if days <= self._days:
+            return
+        self._days = await store.partition_days(connection)
+        for day in sorted(days - self._days):
+            await store.add_partition(connection, day)
+            self._days.add(day)
+
+    async def keep_partitions(self, now: datetime, retention: timedelta) -> None:
+        """Make the partitions of today and the next two days, and drop what is older than the retention."""
+        async with self.pool.acquire() as connection:
+            await self._ensure_partitions(connection, {(now + timedelta(days=ahead)).date() for ahead in range(3)})
+            if await store.forget_before(connection, (now - retention).date()):
+                self._days = await store.partition_days(connection)
+
+    @staticmethod
+    def _count(seen: Sequence[Observation], tally: store.Tally, repeated: int) -> None:
+        origin = seen[0].origin
+        metrics.RECEIVED.labels(origin).inc(len(seen))
+        metrics.DUPLICATES.labels(origin).inc(repeated)
+        for (source, outcome, reason), events in tally.items():
+            metrics.OUTCOMES.labels(source, outcome, reason).inc(events)
+
+    # --- held events -------------------------------------------------------------------------------------------------------
+
+    async def settle_some(self) -> int:
+        """Judge the held events of some changed subscriptions again; returns how many subscriptions were done."""
+        async with self.pool.acquire() as connection, connection.transaction():
+            await store.lock_shared(connection)
+            await self.directory.refresh(connection)
+            picked = await subscription_store.pick_unsettled(connection, SETTLE_SUBSCRIPTIONS)
+            if not picked:
+                return 0
+            sids = await subscription_store.keys_of(connection, list(picked))
+            done = await self._settle_page_by_page(connection, sids)
+            await subscription_store.mark_settled(connection, list(picked))
+        metrics.SETTLED.inc(done)
+        log.info("held events judged again", subscriptions=len(picked), settled=done)
+        return len(picked)
+
+    async def _settle_page_by_page(self, connection: Connection, sids: list[str]) -> int:
+        holders = await self.directory.find(connection, sids)
+        after, done = store.HeldPlace(), 0
+        while page := await store.held_page(connection, sids, after, SETTLE_PAGE):
+            judged = [(one, judge(one, holders.get(one.sid), self.directory.rules)) for one in page]
+            done += await store.settle(connection, judged)
+            after = store.HeldPlace(page[-1].sid, page[-1].day, page[-1].id)
+        return done

@@ -1,0 +1,173 @@
+"""From bytes on a topic to observations: gateway calls and recorded CloudEvents. What is not an event is named as poison."""
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+
+from billing_common.events import InvalidEventError, derive_id
+from usage_collector.metering import Observation
+
+T = TypeVar("T")
+Id = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+Text = Annotated[str, msgspec.Meta(max_length=512)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=10**12)]
+Instant = Annotated[datetime, msgspec.Meta(tz=True)]
+
+CALL_SOURCE = "apim"
+NUL = "\x00"  # Postgres takes no such text
+
+
+class Call(msgspec.Struct, rename="camel", gc=False):
+    """One call, as the policy log-to-eventhub writes it."""
+
+    id: Id
+    time: Instant
+    v: Annotated[int, msgspec.Meta(ge=1, le=1)] = 1
+    sid: Text | None = None
+    method: Annotated[str, msgspec.Meta(max_length=32)] | None = None
+    template: Text | None = None
+    status: Annotated[int, msgspec.Meta(ge=0, le=999)] | None = None
+    request_bytes: Count | None = None
+    response_bytes: Count | None = None
+
+
+class Recorded(msgspec.Struct, gc=False):
+    """One CloudEvent of the topic usage.recorded; ingest has checked it."""
+
+    id: Id
+    source: Id
+    subject: Id
+    time: Instant
+    data: dict[str, Any]
+
+
+class Usage(msgspec.Struct, gc=False):
+    """What `data` of a usage event may say; further whole numbers are properties."""
+
+    quantity: Count = 1
+    meter: Annotated[str, msgspec.Meta(max_length=64)] | None = None
+    method: Annotated[str, msgspec.Meta(max_length=32)] | None = None
+    template: Text | None = None
+    status: Annotated[int, msgspec.Meta(ge=100, le=999)] | None = None
+
+
+NAMED = frozenset(Usage.__struct_fields__)
+_calls = msgspec.json.Decoder(list[Call])
+_call = msgspec.json.Decoder(Call)
+_recorded_many = msgspec.json.Decoder(list[list[Recorded]])
+_recorded = msgspec.json.Decoder(list[Recorded])
+
+
+def decode_calls(values: Sequence[bytes]) -> tuple[list[Observation], list[tuple[int, InvalidEventError]]]:
+    """Return the observations and, by place, what is poison."""
+    good, bad = _decode(values, _calls.decode, _call.decode)
+    return _convert(good, bad, lambda call: [observe_call(call)])
+
+
+def decode_recorded(values: Sequence[bytes]) -> tuple[list[Observation], list[tuple[int, InvalidEventError]]]:
+    """Return the observations and, by place, what is poison. A record holds an array of events."""
+    good, bad = _decode(values, _recorded_many.decode, _recorded.decode)
+    return _convert(good, bad, lambda events: [observe_recorded(event) for event in events])
+
+
+def _decode(
+    values: Sequence[bytes], decode_all: Callable[[bytes], list[T]], decode_one: Callable[[bytes], T]
+) -> tuple[list[tuple[int, T]], list[tuple[int, InvalidEventError]]]:
+    """Decode all at once, and one by one only when that fails."""
+    try:
+        found = decode_all(b"[" + b",".join(values) + b"]")
+        if len(found) == len(values):
+            return list(enumerate(found)), []
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        pass  # somewhere is poison: looked for below
+    good, bad = [], []
+    for place, value in enumerate(values):
+        try:
+            good.append((place, decode_one(value)))
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            bad.append((place, InvalidEventError(f"not a usage event: {error}"[:300])))
+    return good, bad
+
+
+def _convert(
+    good: list[tuple[int, T]], bad: list[tuple[int, InvalidEventError]], convert: Callable[[T], list[Observation]]
+) -> tuple[list[Observation], list[tuple[int, InvalidEventError]]]:
+    seen: list[Observation] = []
+    for place, decoded in good:
+        try:
+            seen += convert(decoded)
+        except InvalidEventError as error:
+            bad.append((place, error))
+    return seen, bad
+
+
+def observe_call(call: Call) -> Observation:
+    """Return a gateway call as an observation."""
+    at = in_utc(call.time)
+    day = at.date()
+    for text in (call.id, call.sid, call.method, call.template):
+        if text is not None and NUL in text:
+            raise InvalidEventError("a text holds the character NUL")
+    sizes = {name: size for name, size in (("requestBytes", call.request_bytes), ("responseBytes", call.response_bytes)) if size}
+    return Observation(
+        derive_id(CALL_SOURCE, call.id, day.isoformat()),
+        day,
+        at,
+        "stream",
+        CALL_SOURCE,
+        call.id,
+        call.sid or "",
+        1,
+        call.status,
+        call.method,
+        call.template,
+        None,
+        sizes or None,
+    )
+
+
+def observe_recorded(event: Recorded) -> Observation:
+    """Return a recorded CloudEvent as an observation."""
+    at = in_utc(event.time)
+    day = at.date()
+    usage, properties = read_usage(event.data)
+    for text in (event.id, event.source, event.subject, usage.meter, usage.method, usage.template):
+        if text is not None and NUL in text:
+            raise InvalidEventError("a text holds the character NUL")
+    return Observation(
+        derive_id(event.source, event.id, day.isoformat()),
+        day,
+        at,
+        "ingest",
+        event.source,
+        event.id,
+        event.subject,
+        usage.quantity,
+        usage.status,
+        usage.method,
+        usage.template,
+        usage.meter,
+        properties or None,
+    )
+
+
+def read_usage(data: dict[str, Any]) -> tuple[Usage, dict[str, int]]:
+    """Return what `data` says and its whole-number properties. Raises InvalidEventError with the field and what it must be."""
+    try:
+        usage = msgspec.convert({name: value for name, value in data.items() if name in NAMED}, Usage)
+    except msgspec.ValidationError as error:
+        raise InvalidEventError(f"data: {error}"[:300]) from None
+    properties = {name: value for name, value in data.items() if name not in NAMED and type(value) is int and 0 <= value <= 10**12}
+    return usage, properties
+
+
+def in_utc(time: datetime) -> datetime:
+    """Return the instant in UTC. Raises InvalidEventError where that leaves the calendar."""
+    if time.tzinfo is UTC:
+        return time
+    try:
+        return time.astimezone(UTC)
+    except OverflowError:
+        raise InvalidEventError("the time lies outside of the calendar") from None

@@ -1,0 +1,92 @@
+"""What the collector says: running totals of windows, and the closing of segments."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+import asyncpg
+
+from billing_common.db import Connection
+from billing_common.events import UsageCollected, UsageSegmentClosed, derive_id
+from billing_common.outbox import announce_many
+from usage_collector import metrics, store, subscription_store, window_store
+from usage_collector.directory import Directory
+from usage_collector.subscription_store import Due
+
+WINDOWS_MAX = 1000
+SEGMENTS_MAX = 200
+
+
+async def publish_windows(connection: Connection, segment_ids: Sequence[int] | None = None, *, now: datetime) -> int:
+    """Add the totals that were not published yet to the outbox, at most 1,000; returns how many."""
+    rows = await window_store.pick_dirty(connection, WINDOWS_MAX, segment_ids)
+    await announce_many(
+        connection,
+        [
+            UsageCollected(
+                cause_id=f"{_window_id(row['subscription_id'], row['meter_id'], row['segment_start'], row['hour'])}:{row['revision']}",
+                occurred_at=now,
+                timestamp=max(row["hour"], row["segment_start"]),
+                **row,
+            )
+            for row in rows
+        ],
+    )
+    metrics.PUBLISHED.inc(len(rows))
+    return len(rows)
+
+
+def _window_id(subscription_id: str, meter_id: str, segment_start: datetime, hour: datetime) -> str:
+    return str(derive_id("window", subscription_id, meter_id, segment_start.isoformat(), hour.isoformat()))
+
+
+async def publish_all_windows(pool: asyncpg.Pool, *, now: datetime) -> int:
+    """Publish what is dirty now, page by page; returns how many windows."""
+    total = 0
+    while True:
+        async with pool.acquire() as connection, connection.transaction():
+            published = await publish_windows(connection, now=now)
+        total += published
+        if published < WINDOWS_MAX:
+            return total
+
+
+async def due_segments(pool: asyncpg.Pool, *, now: datetime, wall: datetime, grace: timedelta) -> list[Due]:
+    """Notice the ends that have come; return the segments whose grace is over."""
+    async with pool.acquire() as connection:
+        await subscription_store.notice_ends(connection, now=now, wall=wall)
+        return await subscription_store.due_segments(connection, now=now, noticed_before=wall - grace, limit=SEGMENTS_MAX)
+
+
+async def close_segments(pool: asyncpg.Pool, directory: Directory, segment_ids: Sequence[int], *, now: datetime) -> int:
+    """Publish the last totals of segments and close them. Call it when everything of the streams up to their end was read."""
+    async with pool.acquire() as connection, connection.transaction():
+        await store.lock_exclusive(connection)
+        closing = await subscription_store.due_segments(connection, now=now, ids=segment_ids)
+        while await publish_windows(connection, [segment.id for segment in closing], now=now) == WINDOWS_MAX:
+            pass
+        totals = await window_store.segment_totals(connection, [segment.id for segment in closing])
+        closed = []
+        for segment in closing:
+            rules = await directory.rules_of(connection, (segment.product_id, segment.catalogue_version))
+            zeros = dict.fromkeys(rules.meters, 0) if rules else {}
+            closed.append(_closed(segment, zeros | totals[segment.id], now))
+        await announce_many(connection, closed)
+        await subscription_store.close(connection, [segment.id for segment in closing], now=now)
+    for segment in closing:
+        metrics.CLOSED.labels(segment.reason).inc()
+    return len(closing)
+
+
+def _closed(segment: Due, totals: dict[str, int], now: datetime) -> UsageSegmentClosed:
+    return UsageSegmentClosed.model_validate(
+        {
+            "cause_id": f"{segment.subscription_id}:{segment.started_at.isoformat()}:{segment.ended_at.isoformat()}",
+            "occurred_at": now,
+            "subscription_id": segment.subscription_id,
+            "account_id": segment.account_id,
+            "segment_start": segment.started_at,
+            "segment_end": segment.ended_at,
+            "reason": segment.reason,
+            "totals": totals,
+        }
+    )

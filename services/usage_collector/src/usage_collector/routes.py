@@ -1,0 +1,113 @@
+"""Requests in, on the internal port: usage, reconciliation and the senders' keys."""
+
+from datetime import datetime, timedelta
+from typing import Annotated, Any, Literal
+
+import structlog
+from fastapi import APIRouter, Depends, HTTPException, Query, Request
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from billing_common.internal_auth import Caller, require_scope
+from usage_collector import sender_store, subscription_store, window_store
+from usage_collector.reconciliation import reconcile
+from usage_collector.senders import new_key
+
+log = structlog.get_logger(__name__)
+router = APIRouter()
+RANGE_MAX = timedelta(days=400)
+From = Annotated[AwareDatetime, Query(alias="from")]
+
+
+class SenderRequest(BaseModel):
+    """`subscriptions` absent: all."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(min_length=1, max_length=100)
+    source: str = Field(
+        min_length=1, max_length=200, pattern=r"^[^\s\x00]*[^\s\x00/]$", description="CloudEvents source, with all below it"
+    )
+    subscriptions: list[Annotated[str, Field(min_length=1, max_length=256)]] | None = Field(default=None, max_length=10000)
+
+
+def _check_range(since: datetime, until: datetime) -> None:
+    if not since < until <= since + RANGE_MAX:
+        raise HTTPException(422, f"`to` must lie after `from`, by at most {RANGE_MAX.days} days")
+
+
+@router.get("/v1/usage/{subscription_id}", dependencies=[Depends(require_scope("usage:read"))])
+async def get_usage(
+    request: Request, subscription_id: str, since: From, to: AwareDatetime, by: Literal["hour", "day"] = "hour"
+) -> dict[str, Any]:
+    """Usage of a subscription by meter and hour or day (windows whose hour lies in the range), with totals and how fresh they are."""
+    _check_range(since, to)
+    state = request.app.state
+    async with state.pool.acquire() as connection:
+        known = await window_store.subscription_row(connection, subscription_id)
+        if known is None:
+            raise HTTPException(404, "no usage is known of this subscription")
+        segments = await window_store.segments(connection, subscription_id, since, to)
+        rows = await window_store.usage(connection, subscription_id, since, to, by)
+    totals: dict[str, int] = {}
+    for row in rows:
+        totals[row["meter_id"]] = totals.get(row["meter_id"], 0) + row["quantity"]
+    seconds, unread = state.positions.freshness()
+    return {
+        "subscription_id": subscription_id,
+        "account_id": known["account_id"],
+        "reported": known["reported"],
+        "from": since.isoformat(),
+        "to": to.isoformat(),
+        "totals": totals,
+        "segments": [dict(segment) for segment in segments],
+        "usage": [dict(row) for row in rows],
+        "freshness": {"as_of": state.clock.now().isoformat(), "staleness_seconds": round(seconds, 3), "unread_records": unread},
+    }
+
+
+@router.get("/v1/reconciliation", dependencies=[Depends(require_scope("usage:read"))])
+async def get_reconciliation(request: Request, subscription_id: str, since: From, to: AwareDatetime) -> dict[str, Any]:
+    """Received = counted + filtered + rejected + held, and counted quantity = windows; `from` and `to` are taken to the hour."""
+    _check_range(since, to)
+    if any(when.minute or when.second or when.microsecond for when in (since, to)):
+        raise HTTPException(422, "`from` and `to` must be full hours")
+    async with request.app.state.pool.acquire() as connection:
+        if await window_store.subscription_row(connection, subscription_id) is None:
+            raise HTTPException(404, "no usage is known of this subscription")
+        sids = await subscription_store.keys_of(connection, [subscription_id])
+        return await reconcile(connection, subscription_id, sids, since, to)
+
+
+@router.post("/v1/senders", status_code=201)
+async def add_sender(
+    request: Request, body: SenderRequest, caller: Annotated[Caller, Depends(require_scope("senders:write"))]
+) -> dict[str, Any]:
+    """Make a sender. Its key is in this answer and nowhere else."""
+    sender_id, key, key_sha256 = new_key()
+    state = request.app.state
+    await sender_store.add_sender(
+        state.pool,
+        sender_id,
+        name=body.name,
+        key_sha256=key_sha256,
+        source_prefix=body.source,
+        subscriptions=body.subscriptions,
+        now=state.clock.now(),
+        by=caller.name,
+    )
+    log.info("sender made", sender=sender_id, by=caller.name)
+    return {"id": sender_id, "key": key, "source": body.source, "subscriptions": body.subscriptions}
+
+
+@router.get("/v1/senders", dependencies=[Depends(require_scope("senders:read"))])
+async def list_senders(request: Request) -> dict[str, Any]:
+    rows = await sender_store.senders(request.app.state.pool)
+    shown = ("id", "name", "source_prefix", "subscriptions", "created_at", "created_by")
+    return {"senders": [{name: row[name] for name in shown} for row in rows]}
+
+
+@router.delete("/v1/senders/{sender_id}", status_code=204)
+async def revoke_sender(request: Request, sender_id: str, caller: Annotated[Caller, Depends(require_scope("senders:write"))]) -> None:
+    if not await sender_store.revoke_sender(request.app.state.pool, sender_id, now=request.app.state.clock.now()):
+        raise HTTPException(404, "no such sender, or it was revoked before")
+    log.info("sender revoked", sender=sender_id, by=caller.name)

@@ -1,0 +1,79 @@
+"""Who is at the public door: keys, what they allow, and a short memory of them."""
+
+import hashlib
+import hmac
+import secrets
+import time
+from dataclasses import dataclass
+
+import asyncpg
+
+from usage_collector import sender_store, subscription_store
+
+KEY_PREFIX = "tps"  # makes a leaked key recognisable
+UNKNOWN_PAUSE_SECONDS = 0.5  # forged keys make at most two look-ups a second
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """`subscriptions` is None for all."""
+
+    id: str
+    key_sha256: bytes
+    source_prefix: str
+    subscriptions: frozenset[str] | None
+
+    def speaks_for(self, source: str) -> bool:
+        return source == self.source_prefix or source.startswith(f"{self.source_prefix}/")
+
+    def may_name(self, subscription_id: str) -> bool:
+        return self.subscriptions is None or subscription_id in self.subscriptions
+
+
+def new_key() -> tuple[str, str, bytes]:
+    """Return a sender's id, its key (shown once) and the key's hash (kept)."""
+    sender_id = secrets.token_hex(8)
+    key = f"{KEY_PREFIX}_{sender_id}_{secrets.token_urlsafe(32)}"
+    return sender_id, key, hash_of(key)
+
+
+def hash_of(key: str) -> bytes:
+    """A plain hash is enough: the key has 256 random bits."""
+    return hashlib.sha256(key.encode()).digest()
+
+
+class Senders:
+    """All senders and all meter ids, read again every few seconds."""
+
+    def __init__(self, pool: asyncpg.Pool, *, refresh_seconds: float) -> None:
+        self._pool, self._refresh_seconds = pool, refresh_seconds
+        self._known: dict[str, Sender] = {}
+        self._read_at = float("-inf")
+        self.meters: frozenset[str] = frozenset()
+
+    async def find(self, authorization: str) -> Sender | None:
+        """Return who holds the key of an Authorization header."""
+        kind, _, key = authorization.partition(" ")
+        parts = key.strip().split("_", 2)
+        if kind.lower() != "bearer" or len(parts) != 3 or parts[0] != KEY_PREFIX or len(key) > 200:
+            return None
+        age = time.monotonic() - self._read_at
+        if age > self._refresh_seconds or (parts[1] not in self._known and age > UNKNOWN_PAUSE_SECONDS):
+            await self.refresh()
+        sender = self._known.get(parts[1])
+        right = hmac.compare_digest(sender.key_sha256 if sender else bytes(32), hash_of(key.strip()))
+        return sender if right else None
+
+    async def refresh(self) -> None:
+        self._read_at = time.monotonic()
+        rows = await sender_store.senders(self._pool)
+        self._known = {
+            row["id"]: Sender(
+                row["id"],
+                row["key_sha256"],
+                row["source_prefix"],
+                frozenset(row["subscriptions"]) if row["subscriptions"] is not None else None,
+            )
+            for row in rows
+        }
+        self.meters = await subscription_store.known_meters(self._pool)

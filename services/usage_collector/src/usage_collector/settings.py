@@ -1,0 +1,68 @@
+"""What the usage collector reads from its environment; no other module reads it."""
+
+from datetime import timedelta
+from typing import Literal
+
+from pydantic import Field, SecretStr
+from pydantic_settings import SettingsConfigDict
+
+from billing_common.events import GATEWAY_CALLS_TOPIC
+from billing_common.settings import ApimSettings, ServiceSettings
+
+DAY = timedelta(days=1)
+
+
+class Settings(ServiceSettings, ApimSettings):
+    """`CALLS_KAFKA_*` are for a stream of calls that lives elsewhere, e.g. on Event Hubs; absent: the common Kafka."""
+
+    model_config = SettingsConfigDict(env_prefix="USAGE_COLLECTOR_", frozen=True)
+
+    calls_topic: str = Field(default=GATEWAY_CALLS_TOPIC, description="topic with one record per call, written by log-to-eventhub")
+    calls_kafka_bootstrap_servers: str = Field(default="", description="host:port of Event Hubs' Kafka endpoint")
+    calls_kafka_security_protocol: Literal["PLAINTEXT", "SASL_SSL", "SASL_PLAINTEXT", "SSL"] = "SASL_SSL"
+    calls_kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "PLAIN"
+    calls_kafka_sasl_username: str = "$ConnectionString"
+    calls_kafka_sasl_password: SecretStr = SecretStr("")
+    batch_max: int = Field(default=5000, ge=1, le=20000, description="events in one transaction")
+
+    event_age_max: timedelta = Field(default=35 * DAY, gt=timedelta(0), description="older events are refused: Stripe takes 35 days")
+    event_ahead_max: timedelta = Field(
+        default=timedelta(minutes=5), ge=timedelta(0), description="events further in the future are refused"
+    )
+    quantity_max: int = Field(default=999_999_999, ge=1, le=10**12, description="largest quantity of one event")
+    usage_retention: timedelta = Field(default=396 * DAY, ge=90 * DAY, description="how long events are kept")
+
+    publish_interval_seconds: float = Field(default=1.0, gt=0, le=60, description="pause between two rounds of usage.collected")
+    straggler_grace_seconds: float = Field(default=2.0, ge=0, le=3600, description="wall time between a segment's end and its closing")
+
+    ingest_body_max_bytes: int = Field(default=1 << 20, ge=1024, le=1 << 22, description="also after gunzip")
+    ingest_events_max: int = Field(default=1000, ge=1, le=10000, description="events in one request")
+    ingest_requests_max: int = Field(default=256, ge=1, description="requests in flight; beyond: 503 with Retry-After")
+    ingest_sender_requests_max: int = Field(default=128, ge=1, description="requests in flight of one sender; beyond: 429 with Retry-After")
+    ingest_ack_timeout_seconds: float = Field(default=10.0, gt=0)
+    sender_refresh_seconds: float = Field(default=2.0, gt=0, le=60, description="how soon a new or revoked key is noticed")
+
+    apim_subscription_id: str = ""
+    apim_resource_group: str = ""
+    apim_service_name: str = Field(default="", description="set it to poll reports for products with source reports")
+    reports_interval: timedelta = Field(default=timedelta(minutes=5), gt=timedelta(0), description="business time between two polls")
+    reports_overlap: timedelta = Field(
+        default=timedelta(hours=3), ge=timedelta(minutes=30), description="reports trail: this much is read again"
+    )
+    reports_lag: timedelta = Field(
+        default=timedelta(minutes=45), ge=timedelta(0), description="a segment counted by reports waits this long"
+    )
+
+    def calls_kafka(self) -> ServiceSettings:
+        """Return settings whose Kafka is the one that holds the calls."""
+        if not self.calls_kafka_bootstrap_servers:
+            return self
+        return self.model_copy(
+            update={
+                "kafka_bootstrap_servers": self.calls_kafka_bootstrap_servers,
+                "kafka_security_protocol": self.calls_kafka_security_protocol,
+                "kafka_sasl_mechanism": self.calls_kafka_sasl_mechanism,
+                "kafka_sasl_username": self.calls_kafka_sasl_username,
+                "kafka_sasl_password": self.calls_kafka_sasl_password,
+            }
+        )

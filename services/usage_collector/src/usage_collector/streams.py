@@ -1,0 +1,90 @@
+"""The two streams of usage: batches of records to the collector, poison parked one by one, everything else held."""
+
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+from aiokafka import AIOKafkaProducer
+from faststream import AckPolicy, Context
+from faststream.kafka import KafkaMessage, KafkaRouter
+
+from billing_common.clock import BusinessClock
+from billing_common.dead_letters import park
+from billing_common.events import USAGE_RECORDED_TOPIC, InvalidEventError
+from billing_common.messaging import HEARTBEAT_INTERVAL_MS, SESSION_TIMEOUT_MS, safe_headers
+from usage_collector.collecting import Collector
+from usage_collector.decoding import decode_calls, decode_recorded
+from usage_collector.metering import Observation
+
+SERVICE = "usage_collector"
+SUBSCRIBERS = 2  # one waits for Postgres half of the time: two in a process overlap, four are no faster
+RECORDS_MAX = 500  # of usage.recorded: each may hold a thousand events
+PARTITION_FETCH_BYTES = 2 << 20
+
+Decode = Callable[[Sequence[bytes]], tuple[list[Observation], list[tuple[int, InvalidEventError]]]]
+
+
+def group_of(topic: str) -> str:
+    return f"{SERVICE}.{topic}"
+
+
+async def leave_raw(_message: Any) -> bytes:
+    """Decode nothing: the handler takes the whole batch of raw records at once."""
+    return b""
+
+
+def stream_router(topic: str, handler: Callable[..., Any], *, records_max: int) -> KafkaRouter:
+    """Return a router on which `handler` is subscribed twice to the topic, in one group."""
+    router = KafkaRouter()
+    for _ in range(SUBSCRIBERS):
+        subscriber = router.subscriber(
+            topic,
+            batch=True,
+            max_records=records_max,
+            group_id=group_of(topic),
+            ack_policy=AckPolicy.NACK_ON_ERROR,
+            auto_offset_reset="earliest",
+            parser=safe_headers,
+            decoder=leave_raw,
+            session_timeout_ms=SESSION_TIMEOUT_MS,
+            heartbeat_interval_ms=HEARTBEAT_INTERVAL_MS,
+            max_partition_fetch_bytes=PARTITION_FETCH_BYTES,
+            title=group_of(topic),
+        )
+        subscriber(handler)
+    return router
+
+
+CollectorInContext = Annotated[Collector, Context("collector")]
+ProducerInContext = Annotated[AIOKafkaProducer, Context("producer")]
+ClockInContext = Annotated[BusinessClock, Context("clock")]
+
+
+async def on_gateway_calls(
+    message: KafkaMessage, collector: CollectorInContext, producer: ProducerInContext, clock: ClockInContext
+) -> None:
+    """Take calls as the gateway logged them: one JSON object per record."""
+    await _take(message.raw_message, decode_calls, collector, producer, clock)
+
+
+async def on_usage_recorded(
+    message: KafkaMessage, collector: CollectorInContext, producer: ProducerInContext, clock: ClockInContext
+) -> None:
+    """Take what HTTP ingest accepted: an array of CloudEvents per record."""
+    await _take(message.raw_message, decode_recorded, collector, producer, clock)
+
+
+async def _take(records: Any, decode: Decode, collector: Collector, producer: AIOKafkaProducer, clock: BusinessClock) -> None:
+    batch = records if isinstance(records, tuple | list) else (records,)
+    seen, bad = decode([record.value or b"" for record in batch])
+    if seen:
+        await collector.collect(seen, now=clock.now())
+    for place, error in bad:  # after the good ones: a redelivery parks again, and never loses
+        await park(producer, SERVICE, batch[place], error)
+
+
+def usage_recorded_router() -> KafkaRouter:
+    return stream_router(USAGE_RECORDED_TOPIC, on_usage_recorded, records_max=RECORDS_MAX)
+
+
+def gateway_calls_router(topic: str, *, records_max: int) -> KafkaRouter:
+    return stream_router(topic, on_gateway_calls, records_max=records_max)

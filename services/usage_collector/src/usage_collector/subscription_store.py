@@ -1,0 +1,260 @@
+"""Subscriptions, their keys, segments and catalogue versions: every query on them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from billing_common.db import Connection
+from billing_common.events import SubscriptionState
+from usage_collector.domain import Fact, Planned, Revision, Stored
+from usage_collector.store import Reader
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """A segment whose end has passed."""
+
+    id: int
+    subscription_id: str
+    account_id: str
+    started_at: datetime
+    ended_at: datetime
+    product_id: str
+    catalogue_version: int
+    reason: str
+
+
+async def add_catalogue(connection: Connection, version: int, document: str) -> None:
+    """Keep a catalogue version and have the events that waited for it judged again."""
+    await connection.execute("insert into catalogue_version(version, document) values ($1, $2) on conflict do nothing", version, document)
+    await connection.execute(
+        "update subscription set unsettled = true where subscription_id in (select k.subscription_id from subscription_key k "
+        "join held_event h on h.sid = k.sid join segment s on s.subscription_id = k.subscription_id and s.catalogue_version = $1)",
+        version,
+    )
+
+
+async def catalogue_document(connection: Connection, version: int) -> str | None:
+    document: str | None = await connection.fetchval("select document from catalogue_version where version = $1", version)
+    return document
+
+
+async def has_product_source(connection: Reader, source: str) -> bool:
+    """Tell whether any kept catalogue has a product that is counted by this source."""
+    return bool(
+        await connection.fetchval(
+            "select exists(select from catalogue_version c, jsonb_array_elements(c.document::jsonb -> 'products') p "
+            "where p ->> 'source' = $1)",
+            source,
+        )
+    )
+
+
+async def add_fact(connection: Connection, event: SubscriptionState) -> bool:
+    """Keep what a revision says; False when this revision is known already."""
+    tag = await connection.execute(
+        "insert into subscription_fact(subscription_id, revision, occurred_at, product_id, catalogue_version, period_start, period_end, "
+        "ended_at) values ($1, $2, $3, $4, $5, $6, $7, $8) on conflict do nothing",
+        event.subscription_id,
+        event.revision,
+        event.occurred_at,
+        event.product_id,
+        event.catalogue_version,
+        event.current_period_start,
+        event.current_period_end,
+        event.ended_at,
+    )
+    await connection.execute(
+        "insert into subscription(subscription_id, account_id, started_at, ended_at, reported) values ($1, $2, $3, $4, $5) "
+        "on conflict (subscription_id) do update set started_at = excluded.started_at, "
+        "ended_at = coalesce(subscription.ended_at, excluded.ended_at), reported = excluded.reported",
+        event.subscription_id,
+        event.account_id,
+        event.started_at,
+        event.ended_at,
+        event.stripe_subscription_id is not None,
+    )
+    return bool(tag.endswith(" 1"))
+
+
+async def add_key(connection: Connection, sid: str, subscription_id: str, account_id: str) -> bool:
+    """Remember whose key a sid is; False when that is known already."""
+    await connection.execute(
+        "insert into subscription(subscription_id, account_id) values ($1, $2) on conflict do nothing", subscription_id, account_id
+    )
+    tag = await connection.execute(
+        "insert into subscription_key(sid, subscription_id) values ($1, $2) on conflict do nothing", sid, subscription_id
+    )
+    return bool(tag.endswith(" 1"))
+
+
+async def add_cut(connection: Connection, subscription_id: str, account_id: str, cut_at: datetime) -> None:
+    """Remember when calls were refused for good; the earliest counts."""
+    await connection.execute(
+        "insert into subscription(subscription_id, account_id, cut_at) values ($1, $2, $3) "
+        "on conflict (subscription_id) do update set cut_at = least(subscription.cut_at, excluded.cut_at)",
+        subscription_id,
+        account_id,
+        cut_at,
+    )
+
+
+async def facts_of(connection: Connection, subscription_id: str) -> tuple[list[Fact], datetime | None]:
+    """Return all that is known of a subscription's plans and periods, and where it was cut."""
+    rows = await connection.fetch("select * from subscription_fact where subscription_id = $1", subscription_id)
+    cut_at = await connection.fetchval("select cut_at from subscription where subscription_id = $1", subscription_id)
+    return [
+        Fact(
+            revision=row["revision"],
+            occurred_at=row["occurred_at"],
+            product_id=row["product_id"],
+            catalogue_version=row["catalogue_version"],
+            period_start=row["period_start"],
+            period_end=row["period_end"],
+            ended_at=row["ended_at"],
+        )
+        for row in rows
+    ], cut_at
+
+
+async def segments_of(connection: Connection, subscription_id: str) -> list[Stored]:
+    rows = await connection.fetch("select * from segment where subscription_id = $1 order by started_at", subscription_id)
+    return [
+        Stored(
+            row["id"],
+            Planned(row["started_at"], row["ended_at"], row["product_id"], row["catalogue_version"], row["reason"]),
+            row["closed_at"] is not None,
+        )
+        for row in rows
+    ]
+
+
+async def revise_segments(connection: Connection, subscription_id: str, account_id: str, revision: Revision) -> None:
+    """Write the difference; the windows of a removed segment must be empty and announced as empty by then."""
+    for segment_id, to in revision.change:
+        await connection.execute(
+            "update segment set ended_at = $2, product_id = $3, catalogue_version = $4, reason = $5, closing_since = null where id = $1",
+            segment_id,
+            to.ended_at,
+            to.product_id,
+            to.catalogue_version,
+            to.reason,
+        )
+    if revision.remove:
+        await connection.execute("delete from usage_window where segment_id = any($1::bigint[])", list(revision.remove))
+        await connection.execute("delete from segment where id = any($1::bigint[])", list(revision.remove))
+    for new in revision.add:
+        await connection.execute(
+            "insert into segment(subscription_id, account_id, started_at, ended_at, product_id, catalogue_version, reason) "
+            "values ($1, $2, $3, $4, $5, $6, $7)",
+            subscription_id,
+            account_id,
+            new.started_at,
+            new.ended_at,
+            new.product_id,
+            new.catalogue_version,
+            new.reason,
+        )
+
+
+async def touch(connection: Connection, subscription_id: str) -> None:
+    """Tell every collector's cache that this subscription changed, and have its held events judged again if there are any."""
+    await connection.execute(
+        "update subscription set version = nextval('directory_version'), unsettled = unsettled or exists("
+        "select from held_event h join subscription_key k on k.sid = h.sid where k.subscription_id = $1) where subscription_id = $1",
+        subscription_id,
+    )
+
+
+async def changed_since(connection: Connection, version: int) -> tuple[list[str], int]:
+    """Return the subscriptions that changed after a version, and the newest version."""
+    rows = await connection.fetch("select subscription_id, version from subscription where version > $1", version)
+    return [row["subscription_id"] for row in rows], max((row["version"] for row in rows), default=version)
+
+
+async def holders(connection: Connection, sids: Sequence[str]) -> list[Any]:
+    """Return key, subscription and segments in one row per segment, for the sids that are known."""
+    rows: list[Any] = await connection.fetch(
+        "select k.sid, k.subscription_id, u.ended_at is not null as ended, s.id, s.started_at, s.ended_at, "
+        "s.closed_at is not null as closed, s.product_id, s.catalogue_version "
+        "from subscription_key k join subscription u on u.subscription_id = k.subscription_id "
+        "left join segment s on s.subscription_id = k.subscription_id where k.sid = any($1::text[]) order by k.sid, s.started_at, s.id",
+        list(sids),
+    )
+    return rows
+
+
+# --- held events and closing -------------------------------------------------------------------------------------------------
+
+
+async def pick_unsettled(connection: Connection, limit: int) -> dict[str, int]:
+    """Lock some subscriptions whose held events are to be judged again; returns id -> version."""
+    rows = await connection.fetch(
+        "select subscription_id, version from subscription where unsettled order by subscription_id limit $1 for update skip locked", limit
+    )
+    return {row["subscription_id"]: row["version"] for row in rows}
+
+
+async def keys_of(connection: Connection, subscription_ids: Sequence[str]) -> list[str]:
+    rows = await connection.fetch("select sid from subscription_key where subscription_id = any($1::text[])", list(subscription_ids))
+    return [row["sid"] for row in rows]
+
+
+async def mark_settled(connection: Connection, subscription_ids: Sequence[str]) -> None:
+    await connection.execute("update subscription set unsettled = false where subscription_id = any($1::text[])", list(subscription_ids))
+
+
+async def notice_ends(connection: Connection, *, now: datetime, wall: datetime) -> None:
+    """Start the grace of segments whose end has come."""
+    await connection.execute(
+        "update segment set closing_since = $2 where closed_at is null and ended_at <= $1 and closing_since is null", now, wall
+    )
+
+
+async def ended_segments(connection: Reader, *, now: datetime) -> list[Due]:
+    """Return all segments that have ended and are not closed, whatever they wait for."""
+    rows = await connection.fetch(
+        "select id, subscription_id, account_id, started_at, ended_at, product_id, catalogue_version, reason from segment "
+        "where closed_at is null and ended_at <= $1 limit 10000",
+        now,
+    )
+    return [Due(**row) for row in rows]
+
+
+async def due_segments(
+    connection: Connection, *, now: datetime, noticed_before: datetime | None = None, limit: int = 1000, ids: Sequence[int] | None = None
+) -> list[Due]:
+    """Return segments that may be closed: ended, grace over, catalogue known, no held events on their way into them."""
+    rows = await connection.fetch(
+        "select s.id, s.subscription_id, s.account_id, s.started_at, s.ended_at, s.product_id, s.catalogue_version, s.reason "
+        "from segment s join catalogue_version c on c.version = s.catalogue_version "
+        "join subscription u on u.subscription_id = s.subscription_id "
+        "where s.closed_at is null and s.ended_at <= $1 and not u.unsettled and ($2::timestamptz is null or s.closing_since <= $2) "
+        "and ($4::bigint[] is null or s.id = any($4::bigint[])) order by s.ended_at, s.id limit $3",
+        now,
+        noticed_before,
+        limit,
+        list(ids) if ids is not None else None,
+    )
+    return [Due(**row) for row in rows]
+
+
+async def close(connection: Connection, segment_ids: Sequence[int], *, now: datetime) -> None:
+    """Make totals final, and tell the caches so."""
+    await connection.execute("update segment set closed_at = $2 where id = any($1::bigint[])", list(segment_ids), now)
+    await connection.execute(
+        "update subscription set version = nextval('directory_version') "
+        "where subscription_id in (select subscription_id from segment where id = any($1::bigint[]))",
+        list(segment_ids),
+    )
+
+
+async def count_unsettled(connection: Reader) -> int:
+    return int(await connection.fetchval("select count(*) from subscription where unsettled"))
+
+
+async def known_meters(connection: Reader) -> frozenset[str]:
+    """Return the meter ids of all kept catalogue versions."""
+    rows = await connection.fetch("select distinct jsonb_object_keys(document::jsonb -> 'meters') as meter_id from catalogue_version")
+    return frozenset(row["meter_id"] for row in rows)
