@@ -10,7 +10,7 @@ from markupsafe import Markup
 LOCALE = "en_US"
 DATE_PATTERN = "d MMMM yyyy"
 # Stripe's table, which differs from ISO 4217 in places: what is not here has two decimals.
-NO_DECIMALS = frozenset(["bif", "clp", "djf", "gnf", "jpy", "kmf", "krw", "mga", "pyg", "rwf", "ugx", "vnd", "vuv", "xaf", "xof", "xpf"])
+NO_DECIMALS = frozenset(["bif", "clp", "djf", "gnf", "jpy", "kmf", "krw", "mga", "pyg", "rwf", "vnd", "vuv", "xaf", "xof", "xpf"])
 THREE_DECIMALS = frozenset(["bhd", "jod", "kwd", "omr", "tnd"])
 
 

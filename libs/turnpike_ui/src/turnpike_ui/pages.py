@@ -42,6 +42,13 @@ class Brand:
     footer: str = "Times are UTC."
 
 
+class Errors(dict[str, str]):
+    """Errors of a form by field: a field without one has an empty text, so templates need no question first."""
+
+    def __missing__(self, field: str) -> str:
+        return ""
+
+
 Navigation = Sequence[NavLink] | Callable[[Request], Sequence[NavLink]]
 
 
@@ -101,7 +108,9 @@ class Pages:
             "path": request.url.path,
             "here": request.url.path + (f"?{request.url.query}" if request.url.query else ""),
         }
-        text = self.environment.get_template(template).render(values | dict(context or {}))
+        values |= dict(context or {})
+        values["errors"] = Errors(values.get("errors") or {})
+        text = self.environment.get_template(template).render(values)
         return HTMLResponse(text, status, {"Cache-Control": "no-store"} | dict(headers or {}))
 
     def error(

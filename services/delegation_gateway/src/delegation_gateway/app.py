@@ -1,0 +1,140 @@
+"""Builds the service: engines, clients and pages; maps errors to HTTP."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import httpx
+import structlog
+from fastapi import FastAPI, Request
+from starlette.responses import RedirectResponse, Response
+
+from billing_common.apim_client import create_client
+from billing_common.internal_auth import InternalAuth
+from billing_common.service import Service
+from delegation_gateway import accounts_store, handlers
+from delegation_gateway.apim_gateway import ApimGateway, ApimUnavailableError, UserRefusedError
+from delegation_gateway.catalogues import Catalogues
+from delegation_gateway.checkout_gateway import CheckoutGateway, CheckoutUnavailableError
+from delegation_gateway.parts import Parts, SignInRequiredError, sign_in_path
+from delegation_gateway.passwords import Passwords
+from delegation_gateway.routes import accounts, delegation, internal, public, subscribe, subscriptions
+from delegation_gateway.routes.portal import ensure_apim_user
+from delegation_gateway.settings import Settings
+from turnpike_ui import Brand, NavLink, Pages
+from turnpike_ui.errors import Explanation
+
+NAME = "delegation_gateway"
+MIGRATIONS = Path(__file__).parents[2] / "migrations"
+TEMPLATES = Path(__file__).parent / "templates"
+REPAIR_SECONDS = 15
+FORM_BYTES_MAX = 64 * 1024
+REPAIR_AFTER = timedelta(seconds=30)  # by then the request that made the account has had its own tries
+
+log = structlog.get_logger(__name__)
+
+
+def navigation(request: Request) -> list[NavLink]:
+    visitor = getattr(request.state, "visitor", None)
+    links = [NavLink("Pricing", "/pricing"), NavLink("Subscriptions", "/subscriptions")]
+    return links if visitor is not None else [links[0], NavLink("Sign in", "/sign-in", icon="user", at_end=True)]
+
+
+def make_pages(settings: Settings) -> Pages:
+    brand = Brand("Turnpike", footer="Prices are without tax. Times are UTC.")
+    pages = Pages(
+        "Turnpike",
+        [TEMPLATES],
+        navigation,
+        form_action_origins=settings.form_action_origins,
+        public_origin=settings.public_url,
+        brand=brand,
+    )
+    pages.environment.globals["portal"] = settings.portal_url
+    return pages
+
+
+def install_routes(public_app: FastAPI, internal_app: FastAPI, pages: Pages) -> None:
+    """Add every route and the pages of the errors that routes raise. Tests install the same on applications of their own."""
+    for module in (public, accounts, delegation, subscribe, subscriptions):
+        public_app.include_router(module.router, max_body_size=FORM_BYTES_MAX)
+    internal_app.include_router(internal.router)
+    pages.install(public_app)
+
+    @public_app.exception_handler(SignInRequiredError)
+    async def ask_to_sign_in(_request: Request, error: SignInRequiredError) -> Response:
+        return RedirectResponse(sign_in_path(error.next_path), 303)
+
+    @public_app.exception_handler(ApimUnavailableError)
+    async def portal_does_not_answer(request: Request, error: ApimUnavailableError) -> Response:
+        log.warning("API Management does not answer", detail=str(error)[:200])
+        text = "The API gateway's management does not answer. Nothing was changed; try again in a minute."
+        return pages.error(request, 503, Explanation("The developer portal does not answer", text, "clock"))
+
+    @public_app.exception_handler(UserRefusedError)
+    async def portal_refused(request: Request, error: UserRefusedError) -> Response:
+        log.warning("API Management refused a user", detail=str(error)[:200])
+        text = "The developer portal will not take this account. It may know the e-mail address already: ask your provider."
+        return pages.error(request, 409, Explanation("The portal refused this account", text))
+
+    @public_app.exception_handler(CheckoutUnavailableError)
+    async def checkout_does_not_answer(request: Request, error: CheckoutUnavailableError) -> Response:
+        log.warning("checkout does not answer", detail=str(error)[:200])
+        text = "The payment page could not be opened. Nothing was charged; your request is kept, go on with it in a minute."
+        explanation = Explanation("The payment page does not answer", text, "clock")
+        return pages.error(request, 503, explanation, ("Go to your subscriptions", "/subscriptions"))
+
+
+def build(settings: Settings) -> Service:
+    """Return the service, ready to run."""
+    service = Service(NAME, settings, migrations=MIGRATIONS, routers=[handlers.router])
+    assert service.public is not None
+    pages = make_pages(settings)
+    install_routes(service.public, service.internal, pages)
+    auth = InternalAuth(settings.token_keys, caller=NAME, scopes=["checkout:write"])
+
+    async def connect() -> None:
+        client = create_client(settings)
+        http = httpx.AsyncClient(base_url=settings.checkout_url, timeout=settings.checkout_timeout_seconds)
+        parts = Parts(
+            pool=service.pool,
+            clock=service.clock,
+            settings=settings,
+            pages=pages,
+            apim=ApimGateway(client, settings),
+            checkout=CheckoutGateway(http, auth),
+            passwords=Passwords(),
+            catalogues=Catalogues(),
+        )
+        service.share("parts", parts)
+        service.on_stop(client.close)
+        service.on_stop(http.aclose)
+
+    async def configure_delegation() -> None:
+        parts: Parts = service.context["parts"]
+        await parts.apim.ensure_delegation(f"{settings.public_url}/apim-delegation", settings.validation_keys[0])
+        log.info("delegation settings written")
+
+    async def repair_users() -> None:
+        while True:
+            await repair_missing_users(service.context["parts"], before=datetime.now(UTC) + service.clock.offset - REPAIR_AFTER)
+            await asyncio.sleep(REPAIR_SECONDS)
+
+    service.on_start(connect)
+    service.loop("users", repair_users)
+    if settings.configure_delegation:
+        service.loop("delegation", configure_delegation)
+    return service
+
+
+async def repair_missing_users(parts: Parts, *, before: datetime) -> int:
+    """Repeat the calls that made no user known at APIM; returns how many were made now."""
+    made = 0
+    for member in await accounts_store.members_missing_in_apim(parts.pool, before=before):
+        try:
+            await ensure_apim_user(parts, member)
+        except UserRefusedError:
+            log.warning("API Management refused a user", user_id=member.user_id)
+        else:
+            made += 1
+    return made

@@ -1,0 +1,214 @@
+"""The pages of a member's subscriptions. Another account's subscription is not found."""
+
+from typing import Annotated
+
+import structlog
+from fastapi import APIRouter, Form, Request
+from pydantic import BaseModel
+from starlette.responses import RedirectResponse, Response
+
+from billing_common.catalogue import Catalogue, Product, UnknownProductError
+from billing_common.events import SubscriptionCancellationRequested
+from billing_common.outbox import announce
+from delegation_gateway import domain, read_models, subscriptions_store
+from delegation_gateway.checkout_gateway import CheckoutRefusedError
+from delegation_gateway.domain import Subscription
+from delegation_gateway.parts import HereParts, Parts, SignedIn, check_form
+from delegation_gateway.plans import plan_of
+from delegation_gateway.sessions import Visitor
+from delegation_gateway.standing import Standing, period_of, standing
+from turnpike_ui import PageError
+
+router = APIRouter(prefix="/subscriptions")
+log = structlog.get_logger(__name__)
+REFRESH_SECONDS = 1
+LIST = ("Go to your subscriptions", "/subscriptions")
+
+
+class ActForm(BaseModel):
+    form_token: str = ""
+    page: str = ""
+    when: str = ""
+
+
+async def _own(parts: Parts, visitor: Visitor, subscription_id: str) -> Subscription:
+    found = await subscriptions_store.find_subscription(parts.pool, subscription_id, visitor.account_id)
+    if found is None:
+        raise PageError(404, "There is no such subscription", "It does not exist or belongs to another account.", action=LIST)
+    return found
+
+
+async def _sold_as(parts: Parts, subscription: Subscription) -> tuple[Catalogue, Product] | None:
+    """Return the catalogue and product as they were bought; None while that version is not known here."""
+    async with parts.pool.acquire() as connection:
+        catalogue = await parts.catalogues.version(connection, subscription.catalogue_version)
+    try:
+        return None if catalogue is None else (catalogue, catalogue.product(subscription.product_id))
+    except UnknownProductError:
+        return None
+
+
+@router.get("")
+async def show_list(request: Request, parts: HereParts, visitor: SignedIn) -> Response:
+    subscriptions = await subscriptions_store.list_subscriptions(parts.pool, visitor.account_id)
+    rows = [(one, domain.badge(one), await _sold_as(parts, one)) for one in subscriptions]
+    context = {"visitor": visitor, "rows": rows, "portal_url": parts.settings.portal_url}
+    return parts.pages.render(request, "subscriptions.html", context)
+
+
+@router.get("/{subscription_id}")
+async def show(request: Request, parts: HereParts, visitor: SignedIn, subscription_id: str) -> Response:
+    return await _page(request, parts, visitor, await _own(parts, visitor, subscription_id))
+
+
+async def _page(
+    request: Request, parts: Parts, visitor: Visitor, subscription: Subscription, keys: tuple[str, str] | None = None
+) -> Response:
+    sold = await _sold_as(parts, subscription)
+    invoices = await read_models.list_invoices(parts.pool, subscription.subscription_id)
+    now = parts.clock.now()
+    context = {
+        "visitor": visitor,
+        "subscription": subscription,
+        "badge": domain.badge(subscription),
+        "plan": plan_of(*sold, currency=subscription.currency or subscription.requested_currency) if sold else None,
+        "standing": await _standing(parts, subscription, sold) if sold and subscription.is_live else None,
+        "invoices": invoices,
+        "unpaid": next(
+            (one for one in invoices if one.status in {"open", "uncollectible"} and one.remaining_minor > 0 and one.attempt_count), None
+        ),
+        "keys": keys,
+        "now": now,
+        "gateway_url": parts.settings.gateway_url,
+        "here": f"/subscriptions/{subscription.subscription_id}",
+    }
+    return parts.pages.render(request, "subscription.html", context)
+
+
+async def _standing(parts: Parts, subscription: Subscription, sold: tuple[Catalogue, Product]) -> Standing:
+    now = parts.clock.now()
+    period = period_of(sold[1], subscription, now)
+    async with parts.pool.acquire() as connection:
+        usage = await read_models.usage_between(connection, subscription.subscription_id, period.start, period.end)
+    return standing(*sold, subscription, usage, period=period, now=now)
+
+
+@router.get("/{subscription_id}/ready")
+async def ready(request: Request, parts: HereParts, visitor: SignedIn, subscription_id: str) -> Response:
+    """Wait for payment and key; the page asks again by itself until the key is there."""
+    subscription = await _own(parts, visitor, subscription_id)
+    return _ready_page(request, parts, visitor, subscription)
+
+
+def _ready_page(
+    request: Request, parts: Parts, visitor: Visitor, subscription: Subscription, keys: tuple[str, str] | None = None
+) -> Response:
+    waiting = not subscription.has_key and not subscription.is_ended and subscription.request_state != "failed"
+    context = {
+        "visitor": visitor,
+        "subscription": subscription,
+        "waiting": waiting,
+        "keys": keys,
+        "gateway_url": parts.settings.gateway_url,
+        "portal_url": parts.settings.portal_url,
+        "here": f"/subscriptions/{subscription.subscription_id}/ready",
+    }
+    headers = {"Refresh": str(REFRESH_SECONDS)} if waiting else {}
+    return parts.pages.render(request, "ready.html", context, headers=headers)
+
+
+@router.get("/{subscription_id}/not-paid")
+async def not_paid(request: Request, parts: HereParts, visitor: SignedIn, subscription_id: str) -> Response:
+    """Where Checkout leads when its "back" is used."""
+    subscription = await _own(parts, visitor, subscription_id)
+    if not subscription.can_be_paid:
+        return RedirectResponse(f"/subscriptions/{subscription.subscription_id}", 303)
+    return parts.pages.render(request, "not_paid.html", {"visitor": visitor, "subscription": subscription})
+
+
+@router.post("/{subscription_id}/key")
+async def show_key(
+    request: Request, parts: HereParts, visitor: SignedIn, subscription_id: str, form: Annotated[ActForm, Form()]
+) -> Response:
+    """Show the keys on the page they were asked from. APIM keeps them; they pass through here and are stored nowhere."""
+    check_form(visitor, form.form_token)
+    subscription = await _own(parts, visitor, subscription_id)
+    if not subscription.has_key or subscription.sid is None:
+        raise PageError(409, "There is no key yet", "It is made right after the payment.", action=LIST)
+    keys = await parts.apim.keys(subscription.sid)
+    log.info("keys shown", subscription_id=subscription.subscription_id)
+    if form.page == "ready":
+        return _ready_page(request, parts, visitor, subscription, keys)
+    return await _page(request, parts, visitor, subscription, keys)
+
+
+@router.post("/{subscription_id}/billing")
+async def billing(parts: HereParts, visitor: SignedIn, subscription_id: str, form: Annotated[ActForm, Form()]) -> Response:
+    """Lead to Stripe's page for cards and invoices."""
+    check_form(visitor, form.form_token)
+    subscription = await _own(parts, visitor, subscription_id)
+    own = f"{parts.settings.public_url}/subscriptions/{subscription.subscription_id}"
+    try:
+        return RedirectResponse(await parts.checkout.billing_page(visitor.account_id, return_url=own), 303)
+    except CheckoutRefusedError:
+        text = "This account has not paid anything yet, so there is no card and no invoice."
+        raise PageError(409, "There is nothing to bill", text, action=LIST) from None
+
+
+async def _cancellable(parts: Parts, visitor: Visitor, subscription_id: str) -> tuple[Subscription, Product]:
+    subscription = await _own(parts, visitor, subscription_id)
+    back = ("Open the subscription", f"/subscriptions/{subscription.subscription_id}")
+    if not subscription.is_live:
+        raise PageError(409, "There is nothing to cancel", "This subscription is not running.", action=back)
+    if subscription.cancellation == "now":
+        raise PageError(409, "This subscription is ending", "You have cancelled it; the last usage is being counted.", action=back)
+    sold = await _sold_as(parts, subscription)
+    if sold is None:
+        raise PageError(503, "The plan is not known here yet", "Try again in a minute.", action=back)
+    return subscription, sold[1]
+
+
+@router.get("/{subscription_id}/cancel")
+async def ask_to_cancel(request: Request, parts: HereParts, visitor: SignedIn, subscription_id: str) -> Response:
+    return await _cancel_page(request, parts, visitor, subscription_id)
+
+
+async def _cancel_page(
+    request: Request, parts: Parts, visitor: Visitor, subscription_id: str, errors: dict[str, str] | None = None
+) -> Response:
+    subscription, product = await _cancellable(parts, visitor, subscription_id)
+    context = {
+        "visitor": visitor,
+        "subscription": subscription,
+        "product": product,
+        "timings": domain.timings(product, subscription),
+        "has_usage": bool(product.priced_meters()),
+        "errors": errors or {},
+    }
+    return parts.pages.render(request, "cancel.html", context, 422 if errors else 200)
+
+
+@router.post("/{subscription_id}/cancel")
+async def cancel(request: Request, parts: HereParts, visitor: SignedIn, subscription_id: str, form: Annotated[ActForm, Form()]) -> Response:
+    check_form(visitor, form.form_token)
+    subscription, product = await _cancellable(parts, visitor, subscription_id)
+    timing: domain.Timing | None = next((one for one in domain.timings(product, subscription) if one == form.when), None)
+    if timing is None:
+        first = domain.timings(product, subscription)[0]
+        return await _cancel_page(request, parts, visitor, subscription_id, {f"when-{first}": "Choose when it ends"})
+    now = parts.clock.now()
+    async with parts.pool.acquire() as connection, connection.transaction():
+        if await subscriptions_store.add_cancellation(
+            connection, subscription.subscription_id, user_id=visitor.user_id, timing=timing, at=now
+        ):
+            event = SubscriptionCancellationRequested(
+                cause_id=f"cancel:{subscription.subscription_id}:{timing}",
+                occurred_at=now,
+                subscription_id=subscription.subscription_id,
+                account_id=subscription.account_id,
+                user_id=visitor.user_id,
+                when=timing,
+            )
+            await announce(connection, event)
+            log.info("cancellation requested", subscription_id=subscription.subscription_id, when=timing, event_id=str(event.event_id))
+    return RedirectResponse(f"/subscriptions/{subscription.subscription_id}", 303)

@@ -1,0 +1,101 @@
+"""Where a subscription stands in its period: what was used, what it costs so far, where it is heading. Pure functions."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+
+from billing_common import rating
+from billing_common.catalogue import Catalogue, Product
+from billing_common.rating import Line, Period
+from delegation_gateway.domain import Subscription
+from delegation_gateway.read_models import Usage
+from turnpike_ui.charts import Bar, BarChart, bar_chart
+
+FORECAST_AFTER = timedelta(hours=6)  # earlier, a few calls would be stretched into a wild figure
+
+
+@dataclass(frozen=True)
+class MeterStanding:
+    name: str
+    unit: str
+    used: int
+    limit: int | None  # what is included, or where calls stop
+    stops: bool
+
+    @property
+    def share(self) -> float:
+        return self.used / self.limit if self.limit else 0.0
+
+
+@dataclass(frozen=True)
+class Standing:
+    period: Period
+    currency: str
+    meters: Sequence[MeterStanding]
+    lines: Sequence[Line]
+    total_minor: int
+    forecast_minor: int | None
+    chart: BarChart | None
+    updated_at: datetime | None
+
+
+def period_of(product: Product, subscription: Subscription, now: datetime) -> Period:
+    """Return the period that is running: Stripe's where it names one, the catalogue's otherwise."""
+    start, end = subscription.period_start, subscription.period_end
+    if start is not None and end is not None and start <= now < end:
+        return Period(start, end)
+    return rating.period_at(product, started_at=subscription.started_at or subscription.requested_at, at=now)
+
+
+def standing(
+    catalogue: Catalogue, product: Product, subscription: Subscription, usage: Usage, *, period: Period, now: datetime
+) -> Standing:
+    """Rate what was collected so far with the function that the invoice agrees with."""
+    started_at = subscription.started_at or subscription.requested_at
+    facts = rating.Facts(started_at=started_at, currency=subscription.currency or subscription.requested_currency)
+    counted = {meter: usage.by_meter.get(meter, 0) for meter in product.meter_ids()}
+    rated = rating.rate(catalogue, product, period=period, usage=counted, facts=facts)
+    return Standing(
+        period=period,
+        currency=rated.currency,
+        meters=[_meter(catalogue, product, meter, used) for meter, used in counted.items()],
+        lines=[line for line in rated.lines if line.amount_minor or line.quantity],
+        total_minor=rated.total_minor,
+        forecast_minor=_forecast(catalogue, product, counted, period, facts=facts, now=now),
+        chart=_chart(usage.by_day, period, now),
+        updated_at=usage.updated_at,
+    )
+
+
+def _meter(catalogue: Catalogue, product: Product, meter_id: str, used: int) -> MeterStanding:
+    meter = catalogue.meters[meter_id]
+    if product.quota is not None and product.quota.meter == meter_id and product.quota.beyond == "stop":
+        return MeterStanding(meter.name, meter.unit, used, product.quota.calls, stops=True)
+    price = product.price
+    included = next((usage.included for usage in price.usage if usage.meter == meter_id), 0) if price else 0
+    return MeterStanding(meter.name, meter.unit, used, included or None, stops=False)
+
+
+def _forecast(
+    catalogue: Catalogue, product: Product, counted: Mapping[str, int], period: Period, *, facts: rating.Facts, now: datetime
+) -> int | None:
+    """Rate the usage that the period would have at the pace so far; None while it is too early to tell."""
+    begun = max(period.start, facts.started_at)
+    elapsed, whole = now - begun, period.end - begun
+    if not product.priced_meters() or elapsed < FORECAST_AFTER or whole <= elapsed:
+        return None
+    stretched = {meter: int(used * (whole / elapsed)) for meter, used in counted.items()}
+    if product.quota is not None and product.quota.beyond == "stop" and product.quota.meter in stretched:
+        stretched[product.quota.meter] = min(stretched[product.quota.meter], product.quota.calls)
+    return rating.rate(catalogue, product, period=period, usage=stretched, facts=facts).total_minor
+
+
+def _chart(by_day: Mapping[date, int], period: Period, now: datetime) -> BarChart | None:
+    if not by_day or period.end - period.start > timedelta(days=62):
+        return None
+    first, today = period.start.date(), now.date()
+    days = [
+        first + timedelta(days=offset) for offset in range((period.end - timedelta(seconds=1)).date().toordinal() - first.toordinal() + 1)
+    ]
+    bars = [Bar(f"{day.day} {day:%b}", by_day.get(day, 0), unfinished=day == today) for day in days]
+    return bar_chart("Usage per day", bars, heading="Day", unit="Usage")

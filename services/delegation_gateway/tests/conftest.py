@@ -1,0 +1,242 @@
+"""The gateway's pages and handlers on a real Postgres that is rolled back; APIM and checkout are recorded at their two gateways."""
+
+import re
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from billing_common.catalogue import Catalogue
+from billing_common.clock import BusinessClock
+from billing_common.events import CatalogueApplied
+from billing_common.testing import OneConnectionPool, drop_database, make_schema, memory_kafka, rolled_back_connection
+from delegation_gateway import handlers
+from delegation_gateway.apim_gateway import ApimUnavailableError, UserRefusedError
+from delegation_gateway.app import MIGRATIONS, NAME, install_routes, make_pages
+from delegation_gateway.catalogues import Catalogues
+from delegation_gateway.checkout_gateway import CheckoutRefusedError, CheckoutRequest, CheckoutUnavailableError
+from delegation_gateway.parts import Parts
+from delegation_gateway.passwords import Passwords
+from delegation_gateway.settings import Settings
+from delegation_gateway.signature import make_link
+
+pytest_plugins = ["embedded_servers.testing"]
+
+KEY = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4vMDEyMzQ1Njc4OTo7PD0+Pw=="
+OLD_KEY = "Pz49PDs6OTg3NjU0MzIxMC8uLSwrKikoJyYlJCMiISAfHh0cGxoZGBcWFRQTEhEQDw4NDAsKCQgHBgUEAwIBAA=="
+TOKEN_KEY = "k" * 32
+PASSWORD = "four words make one"
+REPOSITORY = Path(__file__).parents[3]
+
+
+@dataclass
+class RecordedApim:
+    """Stands for API Management at the gateway class; what the SDK sends is tested in test_apim_gateway.py."""
+
+    users: dict[str, str] = field(default_factory=dict)
+    delegation: tuple[str, str] | None = None
+    fails: bool = False
+    refuses: bool = False
+    keys_shown: list[str] = field(default_factory=list)
+
+    async def ensure_user(self, user_id: str, *, email: str, first_name: str, last_name: str) -> None:
+        if self.fails:
+            raise ApimUnavailableError("down")
+        if self.refuses:
+            raise UserRefusedError("the address is known")
+        self.users[user_id] = f"{first_name} {last_name} <{email}>"
+
+    async def sign_in_token(self, user_id: str, *, expires_at: datetime) -> str:
+        if self.fails:
+            raise ApimUnavailableError("down")
+        assert timedelta(0) < expires_at - datetime.now(UTC) < timedelta(minutes=10)
+        return f"{user_id}&202601020304&a+b/c=="
+
+    async def keys(self, sid: str) -> tuple[str, str]:
+        if self.fails:
+            raise ApimUnavailableError("down")
+        self.keys_shown.append(sid)
+        return f"primary-of-{sid}", f"secondary-of-{sid}"
+
+    async def ensure_delegation(self, url: str, key: str) -> None:
+        self.delegation = (url, key)
+
+
+@dataclass
+class RecordedCheckout:
+    """Stands for checkout at the gateway class; what is sent is tested in test_checkout_gateway.py."""
+
+    requests: list[CheckoutRequest] = field(default_factory=list)
+    billing: list[tuple[str, str]] = field(default_factory=list)
+    fails: bool = False
+    refuses: bool = False
+
+    async def payment_page(self, request: CheckoutRequest) -> str:
+        if self.fails:
+            raise CheckoutUnavailableError("down")
+        if self.refuses:
+            raise CheckoutRefusedError("already subscribed")
+        self.requests.append(request)
+        return f"https://checkout.stripe.com/c/{request.subscription_id}"
+
+    async def billing_page(self, account_id: str, *, return_url: str) -> str:
+        if self.refuses:
+            raise CheckoutRefusedError("no customer")
+        self.billing.append((account_id, return_url))
+        return f"https://billing.stripe.com/p/{account_id}"
+
+
+@pytest.fixture(scope="session")
+async def database(postgres_dsn: str) -> AsyncIterator[str]:
+    dsn = await make_schema(postgres_dsn, NAME, MIGRATIONS)
+    yield dsn
+    await drop_database(postgres_dsn, dsn)
+
+
+@pytest.fixture
+async def connection(database: str) -> AsyncIterator[asyncpg.Connection]:
+    async with rolled_back_connection(database, NAME) as connection:
+        yield connection
+
+
+@pytest.fixture(scope="session")
+def catalogue() -> Catalogue:
+    return Catalogue.parse((REPOSITORY / "monetizationModels.json").read_text())
+
+
+@pytest.fixture
+def settings() -> Settings:
+    return Settings(
+        database_url="postgresql://unused",
+        kafka_bootstrap_servers="unused",
+        internal_token_keys=TOKEN_KEY,
+        delegation_keys=f"{KEY},{OLD_KEY}",
+        public_url="http://billing.test",
+        portal_url="http://portal.test",
+        checkout_url="http://checkout.test",
+        gateway_url="http://gateway.test",
+        apim_subscription_id="s",
+        apim_resource_group="g",
+        apim_service_name="n",
+        sign_in_attempts_per_account_max=3,
+    )
+
+
+@pytest.fixture
+def apim() -> RecordedApim:
+    return RecordedApim()
+
+
+@pytest.fixture
+def checkout() -> RecordedCheckout:
+    return RecordedCheckout()
+
+
+@pytest.fixture
+def parts(connection: asyncpg.Connection, settings: Settings, apim: RecordedApim, checkout: RecordedCheckout) -> Parts:
+    pool: Any = OneConnectionPool(connection)
+    clock = BusinessClock(offset_allowed=True)
+    return Parts(pool, clock, settings, make_pages(settings), apim, checkout, Passwords(), Catalogues())
+
+
+@pytest.fixture
+async def publish(parts: Parts) -> AsyncIterator[Callable[..., Any]]:
+    async with memory_kafka(handlers.router, pool=parts.pool) as publish:
+        yield publish
+
+
+@pytest.fixture
+async def applied(publish: Callable[..., Any], catalogue: Catalogue, parts: Parts) -> int:
+    await publish(CatalogueApplied(cause_id="apply", occurred_at=parts.clock.now(), version=1, document=catalogue.document()))
+    return 1
+
+
+@pytest.fixture
+def apps(parts: Parts) -> tuple[FastAPI, FastAPI]:
+    public, internal = FastAPI(), FastAPI()
+    install_routes(public, internal, parts.pages)
+    for app in (public, internal):
+        app.state.parts = parts
+        app.state.token_keys = (TOKEN_KEY,)
+    return public, internal
+
+
+class Browser:
+    """A client with cookies that asks for HTML, follows nothing by itself and fills in the hidden fields of forms."""
+
+    def __init__(self, client: httpx.AsyncClient) -> None:
+        self.client = client
+
+    async def get(self, address: str, **options: Any) -> httpx.Response:
+        return await self.client.get(address, **options)
+
+    async def post(self, address: str, **fields: str) -> httpx.Response:
+        return await self.client.post(address, data=fields)
+
+    async def submit(self, page: httpx.Response, action: str, **fields: str) -> httpx.Response:
+        """Send the form of a page that posts to `action`, with its hidden fields."""
+        forms = re.findall(r'<form[^>]*action="([^"]*)"[^>]*>(.*?)</form>', page.text, re.DOTALL)
+        inside = next(text for target, text in forms if target == action)
+        hidden = dict(re.findall(r'<input type="hidden" name="([^"]+)" value="([^"]*)"', inside))
+        return await self.client.post(action, data=hidden | fields)
+
+    async def register(self, email: str = "ada@example.com", **fields: str) -> httpx.Response:
+        page = await self.get("/register")
+        given = {"first_name": "Ada", "last_name": "Byron", "email": email, "password": PASSWORD}
+        return await self.submit(page, "/register", **(given | fields))
+
+
+@pytest.fixture
+async def browser(apps: tuple[FastAPI, FastAPI]) -> AsyncIterator[Browser]:
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(apps[0]), base_url="http://billing.test", headers={"Accept": "text/html"}
+    ) as client:
+        yield Browser(client)
+
+
+@pytest.fixture
+async def other_browser(apps: tuple[FastAPI, FastAPI]) -> AsyncIterator[Browser]:
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(apps[0]), base_url="http://billing.test", headers={"Accept": "text/html"}
+    ) as client:
+        yield Browser(client)
+
+
+@dataclass(frozen=True)
+class SignedIn:
+    browser: Browser
+    user_id: str
+    account_id: str
+
+    def link(self, operation: str, salt: str = "c2FsdA==", **values: str) -> str:
+        return f"/apim-delegation?{make_link(KEY, operation, salt, **values)}"
+
+    def subscribe_link(self, product_id: str = "standard", salt: str = "c2FsdA==") -> str:
+        return self.link("Subscribe", salt, productId=product_id, userId=self.user_id)
+
+    async def subscribe(self, product_id: str = "standard", name: str = "Orders API") -> str:
+        """Ask for a subscription through the pages; returns its id."""
+        page = await self.browser.get(self.subscribe_link(product_id))
+        answer = await self.browser.submit(page, "/apim-delegation", display_name=name, consent="yes")
+        assert answer.status_code == 303, answer.text
+        return re.search(r"[0-9a-f-]{36}", answer.headers["location"])[0]
+
+
+@pytest.fixture
+async def member(browser: Browser, connection: asyncpg.Connection) -> SignedIn:
+    await browser.register()
+    row = await connection.fetchrow("select user_id, account_id from members where email_key = 'ada@example.com'")
+    return SignedIn(browser, row["user_id"], row["account_id"])
+
+
+@pytest.fixture
+async def stranger(other_browser: Browser, connection: asyncpg.Connection) -> SignedIn:
+    await other_browser.register("eve@example.com")
+    row = await connection.fetchrow("select user_id, account_id from members where email_key = 'eve@example.com'")
+    return SignedIn(other_browser, row["user_id"], row["account_id"])
