@@ -37,6 +37,16 @@ class Answer:
     headers: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class _Work:
+    """A request that passed every check."""
+
+    operation: Operation
+    params: Json
+    token: str
+    request: Request
+
+
 def error_answer(error: StripeError, request_id: str) -> Answer:
     headers = {"Stripe-Should-Retry": "true"} if error.status == 409 else {}
     return Answer(error.status, orjson.dumps(error.body()), {"Request-Id": request_id, **headers, **error.headers})
@@ -53,8 +63,8 @@ def answer(world: World, incoming: Incoming) -> Answer:
         params = read_params(incoming, operation)
         key = idempotency_key(incoming)
         if key is None:
-            return _run(world, incoming, operation, params, token, Request(request_id))
-        return _once(world, incoming, operation, params, token, Request(request_id, key))
+            return _run(world, incoming, _Work(operation, params, token, Request(request_id)))
+        return _once(world, incoming, _Work(operation, params, token, Request(request_id, key)))
     except StripeError as error:
         return error_answer(error, request_id)
 
@@ -108,30 +118,29 @@ def idempotency_key(incoming: Incoming) -> str | None:
     return key
 
 
-def _once(world: World, incoming: Incoming, operation: Operation, params: Json, token: str, request: Request) -> Answer:
+def _once(world: World, incoming: Incoming, work: _Work) -> Answer:
     """Run a request that carries an idempotency key, or replay what it answered before. Result and effects are one transaction."""
-    fingerprint = hashlib.sha256(orjson.dumps([incoming.method, incoming.path, params], option=orjson.OPT_SORT_KEYS)).hexdigest()
-    row = world.store.execute("SELECT request_hash, status, body FROM idempotency WHERE key = ?", request.idempotency_key).fetchone()
+    fingerprint = hashlib.sha256(orjson.dumps([incoming.method, incoming.path, work.params], option=orjson.OPT_SORT_KEYS)).hexdigest()
+    row = world.store.execute("SELECT request_hash, status, body FROM idempotency WHERE key = ?", work.request.idempotency_key).fetchone()
     if row is None:
-        return _run(world, incoming, operation, params, token, request, fingerprint)
+        return _run(world, incoming, work, fingerprint)
     if row[0] != fingerprint:
         message = (
             "Keys for idempotent requests can only be used with the same parameters they were first used with. "
-            f"Try using a key other than '{request.idempotency_key}' if you meant to execute a different request."
+            f"Try using a key other than '{work.request.idempotency_key}' if you meant to execute a different request."
         )
         raise StripeError(400, message, type_="idempotency_error")
-    headers = {"Request-Id": request.id or "", "Idempotent-Replayed": "true", "Idempotency-Key": request.idempotency_key or ""}
+    headers = {"Request-Id": work.request.id or "", "Idempotent-Replayed": "true", "Idempotency-Key": work.request.idempotency_key or ""}
     return Answer(row[1], row[2], headers)
 
 
-def _run(
-    world: World, incoming: Incoming, operation: Operation, params: Json, token: str, request: Request, fingerprint: str | None = None
-) -> Answer:
+def _run(world: World, incoming: Incoming, work: _Work, fingerprint: str | None = None) -> Answer:
+    request = work.request
     if incoming.method == "get":
-        return _perform(world, incoming, operation, params, token, request)
+        return _perform(world, incoming, work)
     with world.store.transaction():
         try:
-            done = _perform(world, incoming, operation, params, token, request)
+            done = _perform(world, incoming, work)
         except StripeError as error:
             if error.commit:
                 done = error_answer(error, request.id or "")
@@ -147,12 +156,15 @@ def _run(
     return done
 
 
-def _perform(world: World, incoming: Incoming, operation: Operation, params: Json, token: str, request: Request) -> Answer:
-    paths = params.pop("expand", None) or []
-    world.request = request
+def _perform(world: World, incoming: Incoming, work: _Work) -> Answer:
+    paths = work.params.pop("expand", None) or []
+    world.request = work.request
+    call = Call(world, incoming.path, work.operation.path_params, work.params, work.token)
     try:
-        shown = HANDLERS[incoming.method, operation.template](Call(world, incoming.path, operation.path_params, params, token))
+        shown = HANDLERS[incoming.method, work.operation.template](call)
     finally:
         world.request = Request()
     shown = expand(world.store, shown, paths)
-    return Answer(200, orjson.dumps(shown, option=orjson.OPT_INDENT_2), {"Request-Id": request.id or "", "Stripe-Version": API_VERSION})
+    return Answer(
+        200, orjson.dumps(shown, option=orjson.OPT_INDENT_2), {"Request-Id": work.request.id or "", "Stripe-Version": API_VERSION}
+    )

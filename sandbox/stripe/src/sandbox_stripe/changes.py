@@ -69,7 +69,7 @@ def apply(world: World, subscription: Json, given: list[Json], behavior: str, mo
     if not period[0] <= now <= period[1]:
         raise invalid("`proration_date` must lie in the current period.", "proration_date")
     for index, one in enumerate(given):
-        _change(world, subscription, one, f"items[{index}]", (now, period[1]), period, behavior)
+        _change(world, subscription, one, f"items[{index}]", rest=(now, period[1]), period=period, behavior=behavior)
     left = lifecycle.items_of(world.store, subscription)
     if not left:
         raise invalid("A subscription must have at least one active item.", "items")
@@ -77,42 +77,44 @@ def apply(world: World, subscription: Json, given: list[Json], behavior: str, mo
     if behavior != "always_invoice":
         return None
     customer = world.get("customer", subscription["customer"])
-    invoice = invoicing.draft(world, customer, subscription, "subscription_update", (now, now), [], auto=False)
+    invoice = invoicing.draft(world, customer, subscription, reason="subscription_update", period=(now, now), specs=[], auto=False)
     invoice["auto_advance"] = True
     lifecycle.settle_now(world, invoice)
     return invoice
 
 
-def _change(world: World, subscription: Json, one: Json, param: str, rest: tuple[int, int], period: tuple[int, int], behavior: str) -> None:
+def _change(
+    world: World, subscription: Json, one: Json, param: str, *, rest: tuple[int, int], period: tuple[int, int], behavior: str
+) -> None:
     if not one.get("id"):
         wanted = wanted_items(world, [one], "items", subscription["currency"])[0]
         item = lifecycle.add_item(world, subscription, wanted, period)
         item["_usage_from"] = rest[0]
         world.store.save(item)
-        _owe(world, subscription, item, rest, period, behavior)
+        _owe(world, subscription, item, rest, period=period, behavior=behavior)
         return
     item = world.get("subscription_item", one["id"], f"{param}[id]", status=400)
     if item["subscription"] != subscription["id"]:
         raise invalid(f"No such subscription item: '{one['id']}'", f"{param}[id]", "resource_missing")
     changes_price = one.get("price") not in {None, item["_price"]}
     if one.get("deleted") or changes_price or one.get("quantity", item["quantity"]) != item["quantity"]:
-        _settle(world, subscription, item, rest, period, behavior)
+        _settle(world, subscription, item, rest, period=period, behavior=behavior)
     if one.get("deleted"):
         world.store.delete(item["id"])
         return
     if changes_price:
         price = chosen_price(world, one["price"], f"{param}[price]", subscription["currency"])
         item.update(_price=price["id"], quantity=quantity_for(price, one, param), _usage_from=rest[0])
-        _owe(world, subscription, item, rest, period, behavior)
+        _owe(world, subscription, item, rest, period=period, behavior=behavior)
     elif "quantity" in one and one["quantity"] != item["quantity"]:
         item["quantity"] = quantity_for(world.get("price", item["_price"]), one, param)
-        _owe(world, subscription, item, rest, period, behavior)
+        _owe(world, subscription, item, rest, period=period, behavior=behavior)
     if one.get("metadata"):
         item["metadata"] = {key: value for key, value in {**item["metadata"], **one["metadata"]}.items() if value != ""}
     world.store.save(item)
 
 
-def _settle(world: World, subscription: Json, item: Json, rest: tuple[int, int], period: tuple[int, int], behavior: str) -> None:
+def _settle(world: World, subscription: Json, item: Json, rest: tuple[int, int], *, period: tuple[int, int], behavior: str) -> None:
     """Credit what is unused of a base fee; bill the usage so far (flexible mode; classic mode drops it)."""
     price = lines.price_of(world, item, subscription["currency"])
     if behavior == "none" or subscription["status"] == "trialing":
@@ -125,7 +127,7 @@ def _settle(world: World, subscription: Json, item: Json, rest: tuple[int, int],
             add_pending(world, subscription, one)
 
 
-def _owe(world: World, subscription: Json, item: Json, rest: tuple[int, int], period: tuple[int, int], behavior: str) -> None:
+def _owe(world: World, subscription: Json, item: Json, rest: tuple[int, int], *, period: tuple[int, int], behavior: str) -> None:
     price = lines.price_of(world, item, subscription["currency"])
     if behavior != "none" and not lines.is_metered(price) and subscription["status"] != "trialing":
         add_pending(world, subscription, lines.part(world, price, item, rest, period))
@@ -144,7 +146,8 @@ def add_pending(world: World, subscription: Json, one: Json) -> Json:
         "date": world.now(subscription), "description": one["description"], "discountable": False, "discounts": [], "invoice": None,
         "metadata": {}, "net_amount": one["amount"], "parent": {"type": "subscription_details", "subscription_details": details},
         "period": one["period"], "pricing": pricing, "proration": one["proration"], "proration_details": None, "quantity": one["quantity"],
-        "quantity_decimal": str(one["quantity"]), "tax_rates": [], "test_clock": subscription["test_clock"], "_subscription": subscription["id"],
+        "quantity_decimal": str(one["quantity"]), "tax_rates": [], "test_clock": subscription["test_clock"],
+        "_subscription": subscription["id"],
     })  # fmt: skip
     item.pop("created")
     world.store.save(item)

@@ -1,5 +1,6 @@
 """Checkout sessions: made over the API, completed by a person on the page."""
 
+from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
@@ -13,10 +14,12 @@ OPEN_SECONDS = 24 * 3_600
 EXPIRY_SECONDS_MIN, EXPIRY_SECONDS_MAX = 30 * 60, 24 * 3_600
 LINE_ITEMS_MAX = 40
 NULLS = (
-    "adaptive_pricing", "after_expiration", "allow_promotion_codes", "billing_address_collection", "client_secret", "collected_information", "consent",
+    "adaptive_pricing", "after_expiration", "allow_promotion_codes", "billing_address_collection", "client_secret",
+    "collected_information", "consent",
     "consent_collection", "currency_conversion", "customer_account", "customer_creation", "customer_details", "discounts", "invoice",
     "invoice_creation", "locale", "origin_context", "payment_intent", "payment_link", "payment_method_configuration_details",
-    "payment_method_options", "permissions", "recovered_from", "saved_payment_method_options", "setup_intent", "shipping_address_collection",
+    "payment_method_options", "permissions", "recovered_from", "saved_payment_method_options", "setup_intent",
+    "shipping_address_collection",
     "shipping_cost", "submit_type", "subscription", "wallet_options", "excluded_payment_method_types", "allowed_payment_method_types",
 )  # fmt: skip
 
@@ -35,7 +38,7 @@ def create_session(call: Call) -> Json:
         raise invalid("The `expires_at` timestamp must be between 30 minutes and 24 hours from now.", "expires_at")
     order = _order(world, customer, given, items)
     total = amount_due(world, order, now)
-    session = _store(world, customer, given, order, total, expires)
+    session = _store(world, customer, given, order, total=total, expires=expires)
     for item in items:
         _store_line(world, session, order, item)
     world.store.schedule("expire_session", session["id"], expires, customer["test_clock"] if customer else None)
@@ -73,7 +76,7 @@ def _order(world: World, customer: Json | None, given: Json, items: list[Json]) 
     named = [{"price": item["price"]["id"], **({} if item["quantity"] is None else {"quantity": item["quantity"]})} for item in recurring]
     order = subscriptions.order_from(world, buyer, {**details, "items": named, "currency": given.get("currency")}, "line_items")
     once = [item for item in items if not item["price"]["recurring"]]
-    return lifecycle.replace(order, one_time=once)
+    return replace(order, one_time=once)
 
 
 def amount_due(world: World, order: lifecycle.Order, now: int) -> int:
@@ -82,7 +85,7 @@ def amount_due(world: World, order: lifecycle.Order, now: int) -> int:
     return sum(one["amount"] for one in lifecycle.first_lines(world, order, plan, stand_ins))
 
 
-def _store(world: World, customer: Json | None, given: Json, order: lifecycle.Order, total: int, expires: int) -> Json:
+def _store(world: World, customer: Json | None, given: Json, order: lifecycle.Order, *, total: int, expires: int) -> Json:
     nothing: Json = dict.fromkeys(NULLS)
     details = given.get("subscription_data") or {}
     session: Json = {
@@ -195,7 +198,7 @@ def order_of(world: World, session: Json, customer: Json | None) -> lifecycle.Or
 
 
 def needs_card(session: Json) -> bool:
-    return session["payment_method_collection"] == "always" or session["amount_total"] > 0
+    return bool(session["payment_method_collection"] == "always" or session["amount_total"] > 0)
 
 
 def complete(world: World, session: Json, *, email: str, name: str, card: cards.Card | None, expiry: tuple[int, int]) -> str:
@@ -214,7 +217,7 @@ def complete(world: World, session: Json, *, email: str, name: str, card: cards.
     if card:
         method = customers.new_card(world, card, exp_month=expiry[0], exp_year=expiry[1], email=email, name=name)
         customers.attach(world, method, customer)
-    order = lifecycle.replace(order, customer=customer, default_payment_method=method["id"] if method else None)
+    order = replace(order, customer=customer, default_payment_method=method["id"] if method else None)
     subscription = lifecycle.start(world, order)
     if subscription["status"] in {"incomplete", *status.ENDED}:
         raise declined("card_declined", "generic_decline", "Your card was declined.")

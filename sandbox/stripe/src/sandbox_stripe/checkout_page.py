@@ -67,7 +67,7 @@ def _find(request: Request) -> tuple[Sandbox, Json]:
 
 
 def _show(
-    request: Request, sandbox: Sandbox, session: Json, values: dict[str, str], errors: dict[str, str], decline: str | None = None
+    request: Request, sandbox: Sandbox, session: Json, values: dict[str, str], errors: dict[str, str], *, decline: str | None = None
 ) -> Response:
     world = sandbox.world
     customer = world.store.find(session["customer"], "customer") if session["customer"] else None
@@ -83,7 +83,8 @@ def _show(
         )
     context = {
         "session": session, "rows": rows, "due": due, "plan": plan, "values": values, "errors": errors, "decline": decline,
-        "locked_email": customer["email"] if customer else None, "needs_card": checkout.needs_card(session), "cards": CARDS[:1] + CARDS[5:8],
+        "locked_email": customer["email"] if customer else None, "needs_card": checkout.needs_card(session),
+        "cards": CARDS[:1] + CARDS[5:8],
     }  # fmt: skip
     pages: Pages = request.app.state.pages
     return pages.render(request, "checkout.html", context, 422 if errors or decline else 200, _policy(sandbox, session))

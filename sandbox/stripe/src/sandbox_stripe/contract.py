@@ -163,7 +163,7 @@ def _scalar(schema: Json, value: Any, name: str) -> Any:
     if isinstance(value, dict | list):
         raise invalid(f"Invalid {schema.get('type', 'value')}", name)
     kind = schema.get("type")
-    if kind == "integer" or kind == "boolean" or kind == "number":
+    if kind in {"integer", "boolean", "number"}:
         return _number(kind, value, name)
     if schema.get("format") == "decimal":
         return _decimal(str(value), name)

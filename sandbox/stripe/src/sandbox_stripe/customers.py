@@ -111,7 +111,8 @@ def new_card(world: World, card: cards.Card, *, exp_month: int, exp_year: int, e
         "billing_details": {"address": address, "email": email, "name": name, "phone": None, "tax_id": None},
         "card": {
             "brand": card.brand, "checks": {"address_line1_check": None, "address_postal_code_check": None, "cvc_check": "pass"},
-            "country": "US", "display_brand": card.brand, "exp_month": exp_month, "exp_year": exp_year, "fingerprint": f"fp{card.last4}sandbox",
+            "country": "US", "display_brand": card.brand, "exp_month": exp_month, "exp_year": exp_year,
+            "fingerprint": f"fp{card.last4}sandbox",
             "funding": "credit", "generated_from": None, "last4": card.last4, "networks": {"available": [card.brand], "preferred": None},
             "regulated_status": "unregulated", "three_d_secure_usage": {"supported": True}, "wallet": None,
         },

@@ -87,7 +87,8 @@ async def post_webhooks(request: Request) -> Response:
     """Set how webhooks misbehave: `{"mode": {"duplicate", "reverse", "hold", "drop"}}`."""
     sandbox = sandbox_of(request)
     given = await read_json(request)
-    mode: Json = given.get("mode") if isinstance(given, dict) and isinstance(given.get("mode"), dict) else {}
+    found = given.get("mode") if isinstance(given, dict) else None
+    mode: Json = found if isinstance(found, dict) else {}
     if set(mode) - {"duplicate", "reverse", "hold", "drop"} or not all(isinstance(value, int) for value in mode.values()):
         raise invalid("`mode` takes `duplicate`, `reverse`, `hold` (true or false) and `drop` (a number).", "mode")
     sandbox.sender.set_mode(Mode(bool(mode.get("duplicate")), bool(mode.get("reverse")), bool(mode.get("hold")), int(mode.get("drop", 0))))

@@ -41,15 +41,19 @@ async def _answer(sandbox: Sandbox, incoming: Incoming, fault: Fault | None, sta
     request_id = f"req_{draw(14)}"
     try:
         sandbox.rate_limit.check(incoming.path, started)
-        if key and key in sandbox.busy_keys:
-            message = "There is currently another in-progress request using this Idempotency Key."
-            raise StripeError(409, message, type_="idempotency_error", code="idempotency_key_in_use")
+        _check_free(sandbox, key)
         if fault:
             FAULTS.labels(fault.kind).inc()
             return await _with_fault(sandbox, incoming, fault, key)
         return _execute(sandbox, incoming)
     except StripeError as error:
         return error_answer(error, request_id)
+
+
+def _check_free(sandbox: Sandbox, key: str | None) -> None:
+    if key and key in sandbox.busy_keys:
+        message = "There is currently another in-progress request using this Idempotency Key."
+        raise StripeError(409, message, type_="idempotency_error", code="idempotency_key_in_use")
 
 
 async def _with_fault(sandbox: Sandbox, incoming: Incoming, fault: Fault, key: str | None) -> Answer:

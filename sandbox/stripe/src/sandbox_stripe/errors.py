@@ -49,5 +49,6 @@ def missing_parameter(param: str) -> StripeError:
 
 
 def declined(code: str, decline_code: str | None, message: str, **extra: Any) -> StripeError:
-    fields = {"decline_code": decline_code} if decline_code else {}
-    return StripeError(402, message, type_="card_error", code=code, commit=True, **fields, **extra)
+    if decline_code:
+        extra["decline_code"] = decline_code
+    return StripeError(402, message, type_="card_error", code=code, commit=True, **extra)

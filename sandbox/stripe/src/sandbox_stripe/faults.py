@@ -41,7 +41,8 @@ def read_fault(given: Any) -> Fault:
         fault = Fault(
             kind=given["kind"], method=str(match.get("method", "")).lower(), path_prefix=str(match.get("path_prefix", "/")),
             status=int(given.get("status", 500)), seconds=float(given.get("seconds", 0)), probability=float(given.get("probability", 1)),
-            times=None if given.get("times") is None else int(given["times"]), headers={str(k): str(v) for k, v in (given.get("headers") or {}).items()},
+            times=None if given.get("times") is None else int(given["times"]), headers={str(k): str(v) for k,
+            v in (given.get("headers") or {}).items()},
         )  # fmt: skip
     except (TypeError, ValueError, AttributeError):
         raise invalid("`status`, `seconds`, `times` and `probability` must be numbers, `headers` and `match` objects.") from None

@@ -1,13 +1,10 @@
 """Invoices, their lines, payments and items over the API, and previews."""
 
-from typing import Any
-
-from sandbox_stripe import changes, invoicing, lifecycle, payments, status, subscriptions
+from sandbox_stripe import invoicing, lifecycle, payments
 from sandbox_stripe.calls import Call, equal, route
 from sandbox_stripe.catalogue import set_fields
 from sandbox_stripe.customers import usable_method
-from sandbox_stripe.errors import Json, StripeError, declined, invalid
-from sandbox_stripe.rating import text_of
+from sandbox_stripe.errors import Json, declined, invalid
 from sandbox_stripe.world import World, merge_metadata
 
 
@@ -48,7 +45,9 @@ def create_invoice(call: Call) -> Json:
     customer = world.get("customer", given["customer"], "customer", status=400)
     subscription = world.get("subscription", given["subscription"], "subscription", status=400) if given.get("subscription") else None
     now = world.now(customer)
-    invoice = invoicing.draft(world, customer, subscription, "manual", (now, now), [], auto=given.get("auto_advance", False))
+    invoice = invoicing.draft(
+        world, customer, subscription, reason="manual", period=(now, now), specs=[], auto=given.get("auto_advance", False)
+    )
     set_fields(invoice, given, "description", "footer", "default_payment_method")
     merge_metadata(invoice, given)
     return call.show(world.store.save(invoice))
@@ -169,155 +168,3 @@ def retrieve_payment_intent(call: Call) -> Json:
 @route("get", "/v1/payment_intents")
 def list_payment_intents(call: Call) -> Json:
     return call.page("payment_intent", **({"customer": call.params["customer"]} if call.params.get("customer") else {}))
-
-
-# --- invoice items ---
-
-
-@route("post", "/v1/invoiceitems")
-def create_invoice_item(call: Call) -> Json:
-    given, world = call.params, call.world
-    call.require("customer")
-    customer = world.get("customer", given["customer"], "customer", status=400)
-    invoice = world.get("invoice", given["invoice"], "invoice", status=400) if given.get("invoice") else None
-    if invoice and invoice["status"] != "draft":
-        raise invalid("You can only add invoice items to draft invoices.", "invoice", "invoice_not_editable")
-    subscription = given.get("subscription") or (invoice["_subscription"] if invoice else None)
-    item = _new_item(world, customer, given, subscription, invoice)
-    world.emit("invoiceitem.created", item)
-    if invoice:
-        item["invoice"] = item["_parent"] = invoice["id"]
-        world.store.save(item)
-        with world.changing(invoice, "invoice.updated"):
-            invoicing.add_line(world, invoice, invoicing.item_spec(item))
-            invoicing.retotal(world, invoice)
-    return call.show(item)
-
-
-def _new_item(world: World, customer: Json, given: Json, subscription: str | None, invoice: Json | None) -> Json:
-    """Store an item: an amount, or a price (stored or given inline) times a quantity."""
-    price = changes.chosen_price(world, given["pricing"]["price"], "pricing[price]") if (given.get("pricing") or {}).get("price") else None
-    inline = given.get("price_data") or (
-        {"unit_amount_decimal": given["unit_amount_decimal"]} if given.get("unit_amount_decimal") else None
-    )
-    quantity = given.get("quantity", 1)
-    currency = given.get("currency") or (price or inline or {}).get("currency") or (invoice or customer)["currency"] or "usd"
-    if price or inline:
-        flat: Json = {"billing_scheme": "per_unit", "unit_amount": None, **(price or inline or {})}
-        line = lifecycle.lines.rating.rate(flat, quantity)[0]
-        amount, unit = line.amount_minor, text_of(line.unit_amount)
-    else:
-        call_amount = given.get("amount")
-        if call_amount is None:
-            raise invalid("You must specify `amount`, `price_data` or `pricing[price]`.", "amount", "parameter_missing")
-        amount, unit = call_amount, str(call_amount)
-    now = world.now(customer)
-    product = price["product"] if price else (inline or {}).get("product")
-    details = {"price": price["id"] if price else None, "product": product} if price or product else None
-    parent = {"type": "subscription_details", "subscription_details": {"subscription": subscription}} if subscription else None
-    item = world.new("invoiceitem", {
-        "amount": amount, "currency": currency, "customer": customer["id"], "customer_account": None, "date": now,
-        "description": given.get("description"), "discountable": given.get("discountable", True), "discounts": [], "invoice": None,
-        "metadata": {}, "net_amount": amount, "parent": parent, "period": given.get("period") or {"start": now, "end": now},
-        "pricing": {"type": "price_details", "price_details": details, "unit_amount_decimal": unit} if details and price else None,
-        "proration": False, "proration_details": None, "quantity": quantity, "quantity_decimal": str(quantity), "tax_rates": [],
-        "test_clock": customer["test_clock"], "_subscription": subscription,
-    })  # fmt: skip
-    item.pop("created")
-    merge_metadata(item, given)
-    return world.store.save(item)
-
-
-@route("get", "/v1/invoiceitems/{invoiceitem}")
-def retrieve_invoice_item(call: Call) -> Json:
-    return call.show(call.world.get("invoiceitem", call.id, "invoiceitem"))
-
-
-@route("get", "/v1/invoiceitems")
-def list_invoice_items(call: Call) -> Json:
-    given = call.params
-    columns = {"customer": given["customer"]} if given.get("customer") else {}
-    if given.get("invoice"):
-        columns["parent"] = given["invoice"]
-    return call.page(
-        "invoiceitem", keep=lambda one: not given.get("pending") or one["invoice"] is None, params={**given, "created": None}, **columns
-    )
-
-
-@route("delete", "/v1/invoiceitems/{invoiceitem}")
-def delete_invoice_item(call: Call) -> Json:
-    world = call.world
-    item = world.get("invoiceitem", call.id, "invoiceitem")
-    if item["invoice"]:
-        invoice = world.get("invoice", item["invoice"])
-        if invoice["status"] != "draft":
-            raise invalid("This invoice item is on an invoice that is no longer a draft.", None, "invoice_not_editable")
-        for line in list(world.store.select("line_item", parent=invoice["id"])):
-            if line["_spec"].get("invoice_item") == item["id"]:
-                world.store.erase(line["id"])
-        invoicing.retotal(world, invoice)
-    world.store.delete(item["id"])
-    world.emit("invoiceitem.deleted", item)
-    return {"id": item["id"], "object": "invoiceitem", "deleted": True}
-
-
-# --- previews ---
-
-
-@route("post", "/v1/invoices/create_preview")
-def create_preview(call: Call) -> Json:
-    """Do it for real, look, and undo it: a preview can then never differ from the invoice."""
-    world = call.world
-    world.store.execute("SAVEPOINT preview")
-    try:
-        invoice = _upcoming(world, call.params)
-        shown = call.show(invoice)
-    finally:
-        world.store.execute("ROLLBACK TO preview")
-        world.store.execute("RELEASE preview")
-        world.store.forget()
-    shown.update(id=f"upcoming_{shown['id']}", billing_reason="upcoming", status="draft", number=None, hosted_invoice_url=None)
-    return shown
-
-
-def _upcoming(world: World, given: Json) -> Json:
-    details: dict[str, Any] = given.get("subscription_details") or {}
-    if not given.get("subscription"):
-        if not given.get("customer") or not details.get("items"):
-            raise invalid(
-                "You must specify `subscription`, or `customer` and `subscription_details[items]`.", "subscription", "parameter_missing"
-            )
-        customer = world.get("customer", given["customer"], "customer", status=400)
-        order = subscriptions.order_from(world, customer, {**details, "currency": given.get("currency")}, "subscription_details[items]")
-        started = lifecycle.start(world, order)
-        if not started["latest_invoice"]:
-            raise _nothing_upcoming()
-        return world.get("invoice", started["latest_invoice"])
-    subscription = world.get("subscription", given["subscription"], "subscription", status=400)
-    if subscription["status"] in status.ENDED:
-        raise _nothing_upcoming()
-    if details.get("items"):
-        behavior = details.get("proration_behavior", "create_prorations")
-        made = changes.apply(world, subscription, details["items"], behavior, details.get("proration_date"))
-        if made:
-            return made
-    if details.get("cancel_now"):
-        lifecycle.cancel_now(world, subscription, invoice_now=True, prorate=details.get("proration_behavior") != "none")
-        return world.get("invoice", subscription["latest_invoice"])
-    return _next_invoice(world, subscription, ends=details.get("cancel_at_period_end", subscription["cancel_at_period_end"]))
-
-
-def _next_invoice(world: World, subscription: Json, *, ends: bool) -> Json:
-    items = lifecycle.items_of(world.store, subscription)
-    end = items[0]["current_period_end"]
-    following = None if ends else lifecycle.next_period(subscription, end)
-    specs = lifecycle.cycle_lines(world, subscription, end, following)
-    customer = world.get("customer", subscription["customer"])
-    with world.at(end):
-        return invoicing.draft(
-            world, customer, subscription, "subscription_cycle", (items[0]["current_period_start"], end), specs, auto=True
-        )
-
-
-def _nothing_upcoming() -> StripeError:
-    return StripeError(404, "No upcoming invoices for this subscription.", code="invoice_upcoming_none")

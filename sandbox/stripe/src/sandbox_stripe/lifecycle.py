@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from sandbox_stripe import invoicing, lines, payments, periods, status
+from sandbox_stripe.cards import Decline
 from sandbox_stripe.errors import Json, invalid
 from sandbox_stripe.store import Store
 from sandbox_stripe.world import World
@@ -96,7 +97,9 @@ def start(world: World, order: Order) -> Json:
     _schedule_end(world, subscription, plan.end)
     specs = first_lines(world, order, plan, items)
     if specs:
-        invoice = invoicing.draft(world, order.customer, subscription, "subscription_create", (now, now), specs, auto=False)
+        invoice = invoicing.draft(
+            world, order.customer, subscription, reason="subscription_create", period=(now, now), specs=specs, auto=False
+        )
         invoice["auto_advance"] = True
         settle_now(world, invoice)
     if subscription["status"] == "incomplete" and (not specs or subscription["collection_method"] == "send_invoice"):
@@ -106,7 +109,7 @@ def start(world: World, order: Order) -> Json:
     return subscription
 
 
-def settle_now(world: World, invoice: Json) -> payments.Decline | None:
+def settle_now(world: World, invoice: Json) -> Decline | None:
     """Finalize and charge without a draft time: first invoices, changes billed at once, cancellations with invoice_now."""
     invoicing.finalize(world, invoice)
     if invoice["collection_method"] == "send_invoice":
@@ -118,7 +121,8 @@ def _body(order: Order, plan: Schedule) -> Json:
     recurring = order.items[0]["price"]["recurring"]
     nothing = dict.fromkeys((
         "application", "application_fee_percent", "billing_thresholds", "cancel_at", "canceled_at", "customer_account", "default_source",
-        "ended_at", "latest_invoice", "next_pending_invoice_item_invoice", "on_behalf_of", "pause_collection", "pending_invoice_item_interval",
+        "ended_at", "latest_invoice", "next_pending_invoice_item_invoice", "on_behalf_of", "pause_collection",
+        "pending_invoice_item_interval",
         "pending_setup_intent", "pending_update", "schedule", "transfer_data",
     ))  # fmt: skip
     config = order.anchor_config and {unit: order.anchor_config.get(unit) for unit in ("day_of_month", "hour", "minute", "month", "second")}
@@ -132,7 +136,8 @@ def _body(order: Order, plan: Schedule) -> Json:
         "description": order.description, "discounts": [], "invoice_settings": {"account_tax_ids": None, "issuer": {"type": "self"}},
         "metadata": dict(order.metadata), "start_date": plan.start, "status": "trialing" if plan.trial else "incomplete",
         "payment_settings": {"payment_method_options": None, "payment_method_types": None, "save_default_payment_method": "off"},
-        "test_clock": order.customer["test_clock"], "trial_end": plan.end if plan.trial else None, "trial_start": plan.start if plan.trial else None,
+        "test_clock": order.customer["test_clock"], "trial_end": plan.end if plan.trial else None,
+        "trial_start": plan.start if plan.trial else None,
         "trial_settings": {"end_behavior": {"missing_payment_method": order.trial_behavior}}, "_anchor_day": plan.day,
         "_interval": recurring["interval"], "_interval_count": recurring["interval_count"],
     }  # fmt: skip
@@ -200,7 +205,7 @@ def on_period_end(world: World, id_: str) -> None:
             subscription["status"] = "active"
         auto = subscription["status"] not in {"unpaid", "paused"}
         if specs or subscription["billing_mode"]["type"] == "classic":
-            invoicing.draft(world, customer, subscription, "subscription_cycle", closed, specs, auto=auto)
+            invoicing.draft(world, customer, subscription, reason="subscription_cycle", period=closed, specs=specs, auto=auto)
     _schedule_end(world, subscription, following[1])
 
 
@@ -210,7 +215,7 @@ def finish(world: World, subscription: Json, customer: Json, closed: tuple[int, 
     waiting = world.store.select("invoiceitem", customer=customer["id"], keep=lambda one: one["invoice"] is None)
     if specs or any(one["_subscription"] == subscription["id"] for one in waiting):
         auto = subscription["status"] not in {"unpaid", "paused"}
-        invoicing.draft(world, customer, subscription, "subscription_cycle", closed, specs, auto=auto)
+        invoicing.draft(world, customer, subscription, reason="subscription_cycle", period=closed, specs=specs, auto=auto)
     status.end(world, subscription, reason)
 
 
@@ -238,7 +243,7 @@ def cancel_now(world: World, subscription: Json, *, invoice_now: bool, prorate: 
     begin = min(item["current_period_start"] for item in items)
     invoice = None
     if invoice_now and specs:
-        invoice = invoicing.draft(world, customer, subscription, "subscription_update", (begin, now), specs, auto=False)
+        invoice = invoicing.draft(world, customer, subscription, reason="subscription_update", period=(begin, now), specs=specs, auto=False)
         invoice["auto_advance"] = True
     status.end(world, subscription, "cancellation_requested")
     if invoice:

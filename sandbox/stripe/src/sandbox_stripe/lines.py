@@ -7,6 +7,8 @@ from sandbox_stripe import money, rating
 from sandbox_stripe.errors import Json
 from sandbox_stripe.world import World
 
+TIMES = "\N{MULTIPLICATION SIGN}"
+
 
 def price_in(price: Json, currency: str) -> Json:
     """Return a price in a subscription's currency."""
@@ -43,7 +45,8 @@ def day_text(moment: int) -> str:
 
 def spec(price: Json, item: Json | None, line: rating.RatedLine, description: str, period: tuple[int, int], **extra: object) -> Json:
     return {
-        "amount": line.amount_minor, "description": description, "quantity": line.quantity, "unit_amount_decimal": rating.text_of(line.unit_amount),
+        "amount": line.amount_minor, "description": description, "quantity": line.quantity,
+        "unit_amount_decimal": rating.text_of(line.unit_amount),
         "period": {"start": period[0], "end": period[1]}, "price": price["id"], "product": price["product"], "currency": price["currency"],
         "item": item["id"] if item else None, "proration": False, "usage": False, **extra,
     }  # fmt: skip
@@ -58,7 +61,7 @@ def describe(world: World, price: Json, line: rating.RatedLine) -> str:
     per = f" per {transform['divide_by']}" if transform else ""
     every = f" / {price['recurring']['interval']}" if price["recurring"] and not is_metered(price) else ""
     note = f"{line.note} at " if line.note else "at "
-    return f"{line.quantity} × {name} ({note}{money.show(line.unit_amount, price['currency'])}{per}{every})"
+    return f"{line.quantity} {TIMES} {name} ({note}{money.show(line.unit_amount, price['currency'])}{per}{every})"
 
 
 def advance(world: World, price: Json, item: Json | None, period: tuple[int, int]) -> list[Json]:
@@ -86,7 +89,7 @@ def part(world: World, price: Json, item: Json, period: tuple[int, int], whole: 
     exact = rating.exact_total(price, quantity)
     amount = rating.prorate(-exact if credit else exact, period[1] - period[0], whole[1] - whole[0])
     words = "Unused time" if credit else "Remaining time"
-    count = f"{quantity} × " if quantity > 1 else ""
+    count = f"{quantity} {TIMES} " if quantity > 1 else ""
     description = f"{words} on {count}{name_of(world, price)} from {day_text(period[0])} to {day_text(period[1])}"
     return spec(price, item, rating.RatedLine(quantity, Decimal(amount) / quantity, amount), description, period, proration=True)
 

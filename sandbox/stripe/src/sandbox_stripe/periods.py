@@ -44,8 +44,12 @@ def anchor_from_config(config: dict[str, int | None], start: int, interval: str)
     """Return the first moment after `start` that fits the day of month and time of a billing_cycle_anchor_config."""
     begin = datetime.fromtimestamp(start, UTC)
     day = int(config["day_of_month"] or 1)
-    clock = {unit: getattr(begin, unit) if config.get(unit) is None else int(config[unit] or 0) for unit in ("hour", "minute", "second")}
-    month = begin.replace(day=1, **clock)
+
+    def part(unit: str) -> int:
+        given = config.get(unit)
+        return int(getattr(begin, unit)) if given is None else given
+
+    month = begin.replace(day=1, hour=part("hour"), minute=part("minute"), second=part("second"))
     months_wanted = config.get("month") if interval == "year" else None
     for _ in range(14):
         candidate = month.replace(day=min(day, calendar.monthrange(month.year, month.month)[1]))

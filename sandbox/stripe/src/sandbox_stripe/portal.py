@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sandbox_stripe import cards, customers, subscriptions
+from sandbox_stripe import cards, customers, status, subscriptions
 from sandbox_stripe.calls import Call, equal, route
 from sandbox_stripe.catalogue import set_fields
 from sandbox_stripe.errors import Json, invalid
@@ -23,7 +23,8 @@ def _features(given: Json) -> Json:
     reason = cancel.get("cancellation_reason") or {}
     conditions = (update.get("schedule_at_period_end") or {}).get("conditions") or []
     return {
-        "customer_update": {"allowed_updates": part("customer_update").get("allowed_updates") or [], "enabled": part("customer_update").get("enabled", False)},
+        "customer_update": {"allowed_updates": part("customer_update").get("allowed_updates") or [],
+        "enabled": part("customer_update").get("enabled", False)},
         "invoice_history": {"enabled": part("invoice_history").get("enabled", False)},
         "payment_method_update": {"enabled": part("payment_method_update").get("enabled", False), "payment_method_configuration": None},
         "subscription_cancel": {
@@ -35,7 +36,8 @@ def _features(given: Json) -> Json:
             "duration": pause.get("duration") or {"interval_options": [], "type": "indefinite"}, "enabled": pause.get("enabled", False),
         },
         "subscription_update": {
-            "billing_cycle_anchor": None, "default_allowed_updates": update.get("default_allowed_updates") or [], "enabled": update.get("enabled", False),
+            "billing_cycle_anchor": None, "default_allowed_updates": update.get("default_allowed_updates") or [],
+            "enabled": update.get("enabled", False),
             "products": update.get("products") or [], "proration_behavior": update.get("proration_behavior", "none"),
             "schedule_at_period_end": {"conditions": conditions}, "trial_update_behavior": update.get("trial_update_behavior", "end_trial"),
         },
@@ -50,7 +52,8 @@ DEFAULTS: Json = {
 def add_configuration(world: World, given: Json, *, is_default: bool) -> Json:
     profile = given.get("business_profile") or {}
     fields: Json = {
-        "active": True, "application": None, "default_return_url": given.get("default_return_url") or None, "features": _features(given["features"]),
+        "active": True, "application": None, "default_return_url": given.get("default_return_url") or None,
+        "features": _features(given["features"]),
         "business_profile": {name: profile.get(name) or None for name in ("headline", "privacy_policy_url", "terms_of_service_url")},
         "is_default": is_default, "login_page": {"enabled": False, "url": None}, "metadata": {}, "name": given.get("name") or None,
         "updated": world.business_now(),
@@ -99,7 +102,8 @@ def create_portal_session(call: Call) -> Json:
     flow = _flow(world, customer, given.get("flow_data"))
     secret = draw(40)
     session = world.new("billing_portal.session", {
-        "configuration": configuration["id"], "customer": customer["id"], "customer_account": None, "flow": flow, "locale": given.get("locale"),
+        "configuration": configuration["id"], "customer": customer["id"], "customer_account": None, "flow": flow,
+        "locale": given.get("locale"),
         "on_behalf_of": None, "return_url": given.get("return_url") or configuration["default_return_url"],
         "url": f"{(world.settings.portal_base.rstrip('/') or world.base_url)}/p/session/{secret}", "_lookup": secret,
         "_expires_wall": int(world.wall()) + SESSION_SECONDS,
@@ -121,7 +125,8 @@ def _flow(world: World, customer: Json, given: Json | None) -> Json | None:
     kind = given["type"]
     after = given.get("after_completion") or {"type": "portal_homepage"}
     flow: dict[str, Any] = {
-        "after_completion": {"hosted_confirmation": after.get("hosted_confirmation"), "redirect": after.get("redirect"), "type": after["type"]},
+        "after_completion": {"hosted_confirmation": after.get("hosted_confirmation"), "redirect": after.get("redirect"),
+        "type": after["type"]},
         "subscription_cancel": None, "subscription_update": None, "subscription_update_confirm": None, "type": kind,
     }  # fmt: skip
     if kind == "subscription_cancel":
@@ -151,7 +156,7 @@ def update_card(world: World, customer: Json, card: cards.Card, expiry: tuple[in
     with world.changing(customer, "customer.updated"):
         customer["invoice_settings"]["default_payment_method"] = method["id"]
     for subscription in list(world.store.select("subscription", customer=customer["id"])):
-        if subscription["default_payment_method"] and subscription["status"] not in subscriptions.status.ENDED:
+        if subscription["default_payment_method"] and subscription["status"] not in status.ENDED:
             with world.changing(subscription, "customer.subscription.updated"):
                 subscription["default_payment_method"] = method["id"]
 

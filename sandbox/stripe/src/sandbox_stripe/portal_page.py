@@ -61,7 +61,7 @@ def _methods(sandbox: Sandbox, customer: Json) -> Json | None:
 
 
 def _show(
-    request: Request, sandbox: Sandbox, session: Json, customer: Json, errors: dict[str, str], decline: str | None = None
+    request: Request, sandbox: Sandbox, session: Json, customer: Json, errors: dict[str, str], *, decline: str | None = None
 ) -> Response:
     store = sandbox.world.store
     configuration = store.find(session["configuration"]) or {"features": portal.DEFAULTS}

@@ -14,9 +14,12 @@ from sandbox_stripe import (  # importing the handlers is what fills the table o
     checkout,
     customers,
     events,
+    invoice_items,
     invoices,
     lifecycle,
+    meters,
     portal,
+    previews,
     subscriptions,
     test_clocks,
     usage,
@@ -29,7 +32,20 @@ from sandbox_stripe.store import Store
 from sandbox_stripe.webhooks import Sender
 from sandbox_stripe.world import World
 
-HANDLER_MODULES = (catalogue, checkout, customers, events, invoices, lifecycle, portal, subscriptions, test_clocks, usage)
+HANDLER_MODULES = (
+    catalogue,
+    checkout,
+    customers,
+    events,
+    invoice_items,
+    invoices,
+    meters,
+    portal,
+    previews,
+    subscriptions,
+    test_clocks,
+    usage,
+)
 BATCH = 20
 IDLE_SECONDS_MAX = 30.0
 IDEMPOTENCY_KEPT_SECONDS = 30 * 86_400
@@ -132,7 +148,8 @@ class Sandbox:
         if deliveries:
             waiting.append(f"{deliveries} webhook deliveries")
         return {
-            "service": "sandbox_stripe", "settled": not waiting, "activity": store.number("activity"), "waiting_for": [*waiting, *self.problems],
+            "service": "sandbox_stripe", "settled": not waiting, "activity": store.number("activity"), "waiting_for": [*waiting,
+            *self.problems],
             "next_due": iso(found[2]) if found else None, "now": iso(self.world.wall() + self.world.offset()),
         }  # fmt: skip
 

@@ -22,7 +22,8 @@ CREATE INDEX IF NOT EXISTS objects_by_customer ON objects (type, customer, seq);
 CREATE INDEX IF NOT EXISTS objects_by_parent ON objects (type, parent, seq);
 CREATE INDEX IF NOT EXISTS objects_by_lookup ON objects (type, lookup, seq);
 CREATE TABLE IF NOT EXISTS meter_events (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT, identifier TEXT NOT NULL, event_name TEXT NOT NULL, customer TEXT NOT NULL, value INTEGER NOT NULL,
+    seq INTEGER PRIMARY KEY AUTOINCREMENT, identifier TEXT NOT NULL, event_name TEXT NOT NULL, customer TEXT NOT NULL,
+    value INTEGER NOT NULL,
     timestamp INTEGER NOT NULL, received_wall INTEGER NOT NULL, canceled INTEGER NOT NULL DEFAULT 0);
 CREATE INDEX IF NOT EXISTS meter_events_by_identifier ON meter_events (identifier, received_wall);
 CREATE INDEX IF NOT EXISTS meter_events_by_time ON meter_events (event_name, customer, timestamp);
@@ -32,12 +33,14 @@ CREATE TABLE IF NOT EXISTS transitions (
 CREATE INDEX IF NOT EXISTS transitions_by_due ON transitions (clock, due);
 CREATE TABLE IF NOT EXISTS deliveries (
     id INTEGER PRIMARY KEY AUTOINCREMENT, event TEXT NOT NULL, event_type TEXT NOT NULL, object TEXT NOT NULL, endpoint TEXT NOT NULL,
-    state TEXT NOT NULL, attempts INTEGER NOT NULL DEFAULT 0, next_wall REAL NOT NULL, last_status INTEGER, last_error TEXT, delivered_wall REAL);
+    state TEXT NOT NULL, attempts INTEGER NOT NULL DEFAULT 0, next_wall REAL NOT NULL, last_status INTEGER, last_error TEXT,
+    delivered_wall REAL);
 CREATE INDEX IF NOT EXISTS deliveries_by_state ON deliveries (state, next_wall);
 CREATE INDEX IF NOT EXISTS deliveries_by_object ON deliveries (object, event_type);
 CREATE INDEX IF NOT EXISTS deliveries_by_event ON deliveries (event);
 CREATE TABLE IF NOT EXISTS idempotency (
-    key TEXT PRIMARY KEY, request_hash TEXT NOT NULL, status INTEGER NOT NULL, body BLOB NOT NULL, created_wall INTEGER NOT NULL) WITHOUT ROWID;
+    key TEXT PRIMARY KEY, request_hash TEXT NOT NULL, status INTEGER NOT NULL, body BLOB NOT NULL,
+    created_wall INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 """
 
@@ -141,7 +144,7 @@ class Store:
             sql, values = f"{sql} AND {column} = ?", [*values, value]
         for id_, sign in ((after, "<" if newest_first else ">"), (before, ">" if newest_first else "<")):
             if id_:
-                sql, values = f"{sql} AND seq {sign} (SELECT seq FROM objects WHERE id = ?)", [*values, id_]
+                sql, values = f"{sql} AND seq {sign} (SELECT seq FROM objects WHERE id = ?)", [*values, id_]  # noqa: S608 - our own words
         descending = newest_first != bool(before)  # ending_before walks towards the newer ones
         for id_, body in self.connection.execute(f"{sql} ORDER BY seq {'DESC' if descending else ''}", values):
             found = self._loaded.get(id_)
@@ -173,7 +176,8 @@ class Store:
 
     def schedule(self, kind: str, object_: str, due: int, clock: str | None) -> None:
         self.execute(
-            "INSERT INTO transitions VALUES (?, ?, ?, ?, ?) ON CONFLICT (kind, object) DO UPDATE SET due = excluded.due, clock = excluded.clock",
+            "INSERT INTO transitions VALUES (?, ?, ?, ?, ?) "
+            "ON CONFLICT (kind, object) DO UPDATE SET due = excluded.due, clock = excluded.clock",
             kind, object_, due, clock or "", self.bump("transition"),
         )  # fmt: skip
 

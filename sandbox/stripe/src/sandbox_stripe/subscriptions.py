@@ -50,7 +50,8 @@ def order_from(world: World, customer: Json, given: Json, name: str) -> lifecycl
     return lifecycle.Order(
         customer=customer, items=items, currency=currency, metadata=_metadata(given), one_time=once,
         default_payment_method=given.get("default_payment_method"), anchor=given.get("billing_cycle_anchor"),
-        anchor_config=given.get("billing_cycle_anchor_config"), trial_end=trial_end, proration=given.get("proration_behavior", "create_prorations"),
+        anchor_config=given.get("billing_cycle_anchor_config"), trial_end=trial_end, proration=given.get("proration_behavior",
+        "create_prorations"),
         description=given.get("description"), billing_mode=(given.get("billing_mode") or {}).get("type", "flexible"),
         collection_method=given.get("collection_method", "charge_automatically"), days_until_due=given.get("days_until_due"),
         trial_behavior=end_behavior.get("missing_payment_method", "create_invoice"),

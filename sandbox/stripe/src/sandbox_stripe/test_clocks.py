@@ -14,7 +14,8 @@ YEAR = 366 * 86_400
 def create_clock(call: Call) -> Json:
     given, world = call.params, call.world
     fields: Json = {
-        "deletes_after": world.business_now() + KEPT_SECONDS, "frozen_time": given["frozen_time"], "name": given.get("name"), "status": "ready",
+        "deletes_after": world.business_now() + KEPT_SECONDS, "frozen_time": given["frozen_time"], "name": given.get("name"),
+        "status": "ready",
         "status_details": {},
     }  # fmt: skip
     clock = world.new("test_helpers.test_clock", fields)

@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sandbox_stripe.calls import Call, route
-from sandbox_stripe.catalogue import active_meter
 from sandbox_stripe.errors import Json, StripeError, invalid
+from sandbox_stripe.meters import active_meter
 from sandbox_stripe.render import page
 from sandbox_stripe.world import World, draw
 
@@ -41,7 +41,7 @@ def record(world: World, given: Json) -> tuple[str, int]:
     now = world.now(customer)
     timestamp = given.get("timestamp", now)
     if timestamp < now - PAST_DAYS_MAX * 86_400:
-        message = f"The timestamp is more than {PAST_DAYS_MAX} days in the past. Timestamps must be within the past {PAST_DAYS_MAX} calendar days."
+        message = f"The timestamp is too far in the past. Timestamps must be within the past {PAST_DAYS_MAX} calendar days."
         raise invalid(message, "timestamp", "timestamp_too_far_in_past")
     if timestamp > now + FUTURE_SECONDS_MAX:
         raise invalid("The timestamp is more than 5 minutes in the future.", "timestamp", "timestamp_in_future")
@@ -109,7 +109,7 @@ def list_summaries(call: Call) -> Json:
             raise invalid(f"`{key}` must be aligned with {name} boundaries.", key)
     if end <= start:
         raise invalid("`end_time` must be after `start_time`.", "end_time")
-    windows = _windows_with_events(call.world, meter, given["customer"], start, end, step) if step else [start]
+    windows = _windows_with_events(call.world, meter, given["customer"], (start, end), step) if step else [start]
     span, formula = step or end - start, meter["default_aggregation"]["formula"]
     limit, after = given.get("limit", 10), given.get("starting_after")
     begins = [window for window in windows if not after or window < int(after.rsplit("_", 1)[-1])]
@@ -126,10 +126,10 @@ def list_summaries(call: Call) -> Json:
     return page(data, call.path, has_more=len(begins) > limit)
 
 
-def _windows_with_events(world: World, meter: Json, customer: str, start: int, end: int, step: int) -> list[int]:
+def _windows_with_events(world: World, meter: Json, customer: str, span: tuple[int, int], step: int) -> list[int]:
     where = "event_name = ? AND customer = ? AND timestamp >= ? AND timestamp < ? AND canceled = 0"
     sql = f"SELECT DISTINCT timestamp / {step} * {step} AS begin FROM meter_events WHERE {where} ORDER BY begin DESC"  # noqa: S608
-    return [int(row[0]) for row in world.store.execute(sql, meter["event_name"], customer, start, end)]
+    return [int(row[0]) for row in world.store.execute(sql, meter["event_name"], customer, *span)]
 
 
 # --- v2 ---

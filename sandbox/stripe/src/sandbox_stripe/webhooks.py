@@ -67,7 +67,8 @@ class Sender:
         """Start what is due and return how long nothing more will be."""
         wall = self.world.wall()
         order = "DESC" if self.mode.reverse else "ASC"
-        sql = f"SELECT id, event, endpoint, attempts, next_wall FROM deliveries WHERE state = 'pending' ORDER BY next_wall {order}, id {order} LIMIT {BATCH}"  # noqa: S608
+        columns = "id, event, endpoint, attempts, next_wall"
+        sql = f"SELECT {columns} FROM deliveries WHERE state = 'pending' ORDER BY next_wall {order}, id {order} LIMIT {BATCH}"  # noqa: S608
         wait = 60.0
         for id_, event, endpoint, attempts, next_wall in self.world.store.execute(sql).fetchall():
             if id_ in self.in_flight:
@@ -121,14 +122,16 @@ class Sender:
             self._record(id_, "failed", attempts, status, error)
         else:
             pause = min(settings.webhook_first_retry_seconds * 2 ** min(attempts - 1, 16), settings.webhook_retry_max_seconds)
-            self._record(id_, "pending", attempts, status, error, pause=pause * random.uniform(0.9, 1.1))  # noqa: S311 - jitter, not a secret
+            jitter = random.uniform(0.9, 1.1)  # noqa: S311 - not a secret
+            self._record(id_, "pending", attempts, status, error, pause=pause * jitter)
 
     def _record(self, id_: int, state: str, attempts: int, status: int | None, error: str | None, *, pause: float = 0.0) -> None:
         wall = self.world.wall()
         DELIVERIES.labels(state if state != "pending" else "retry").inc()
         with self.world.store.transaction():
             self.world.store.execute(
-                "UPDATE deliveries SET state = ?, attempts = ?, last_status = ?, last_error = ?, next_wall = ?, delivered_wall = ? WHERE id = ?",
+                "UPDATE deliveries SET state = ?, attempts = ?, last_status = ?, last_error = ?, next_wall = ?, delivered_wall = ? "
+                "WHERE id = ?",
                 state, attempts, status, error, wall + pause, wall if state == "delivered" else None, id_,
             )  # fmt: skip
             if state == "delivered":
