@@ -1,0 +1,218 @@
+"""A real Postgres, and both sandboxes as processes of their own: the gateways talk to them with the real SDKs."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import httpx
+import pytest
+import stripe
+from fastapi import FastAPI
+from pydantic import SecretStr
+
+from billing_common import apim_client, stripe_client, testing
+from billing_common.catalogue import Catalogue
+from billing_common.clock import BusinessClock
+from billing_common.db import create_pool
+from billing_common.events import Event
+from billing_common.internal_auth import issue_token
+from checkout import applying, handlers, handlers_payment, routes, routes_catalogue, store_catalogue
+from checkout.apim_gateway import ApimGateway
+from checkout.app import MIGRATIONS, install_errors
+from checkout.applying import Outside
+from checkout.intents import Worker
+from checkout.selling import Seller
+from checkout.settings import Settings
+from checkout.store_catalogue import Version
+from checkout.stripe_catalogue import StripeCatalogue
+from checkout.stripe_gateway import StripeGateway
+
+pytest_plugins = ["embedded_servers.testing"]
+
+TABLES = "catalogue_version, catalogue_apply, account, account_member, subscription, checkout_session, invoice, intent, inbox, outbox"
+FILE = Path(__file__).parents[3] / "monetizationModels.json"
+KEYS = ("k" * 32,)
+
+
+@dataclass(frozen=True)
+class Sandboxes:
+    """Where they listen."""
+
+    stripe: str
+    arm: str
+    ca_file: str
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def sandboxes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandboxes]:
+    folder = tmp_path_factory.mktemp("sandboxes")
+    port = free_port()
+    quiet = os.environ | {"SANDBOX_STRIPE_LOG_LEVEL": "ERROR"}
+    stripe_settings = {"SANDBOX_STRIPE_HTTP_PORT": str(port), "SANDBOX_STRIPE_DATA_PATH": str(folder / "stripe.sqlite3")}
+    apim_settings = {f"SANDBOX_APIM_{name}_PORT": "0" for name in ("ARM", "PORTAL", "GATEWAY")} | {"SANDBOX_APIM_DATA_DIR": str(folder)}
+    with (
+        (folder / "log").open("w") as log,
+        subprocess.Popen([sys.executable, "-m", "sandbox_stripe"], env=quiet | stripe_settings, stdout=log, stderr=log) as first,
+        subprocess.Popen([sys.executable, "-m", "sandbox_apim"], env=quiet | apim_settings, stdout=subprocess.PIPE, stderr=log) as second,
+    ):
+        try:
+            assert second.stdout is not None
+            started = json.loads(second.stdout.readline())
+            address = f"http://127.0.0.1:{port}"
+            wait_for(f"{address}/health/ready", first)
+            yield Sandboxes(address, started["management"], started["ca_file"])
+        finally:
+            first.terminate()
+            second.terminate()
+
+
+def wait_for(address: str, process: subprocess.Popen[bytes]) -> None:
+    for _ in range(400):
+        if process.poll() is not None:
+            break
+        try:
+            urllib.request.urlopen(address, timeout=2)
+        except OSError:
+            time.sleep(0.05)
+        else:
+            return
+    raise TimeoutError(f"{address} does not answer")
+
+
+@pytest.fixture(scope="session")
+async def database(postgres_dsn: str) -> AsyncIterator[str]:
+    dsn = await testing.make_schema(postgres_dsn, "checkout", MIGRATIONS)
+    yield dsn
+    await testing.drop_database(postgres_dsn, dsn)
+
+
+@pytest.fixture
+async def pool(database: str) -> AsyncIterator[asyncpg.Pool]:
+    """Leases and the apply's own transactions need real commits, so tables are emptied instead of rolled back."""
+    pool = await create_pool(database, schema="checkout")
+    await pool.execute(f"truncate {TABLES}")
+    yield pool
+    await pool.close()
+
+
+@pytest.fixture(scope="session")
+def settings(database: str, sandboxes: Sandboxes) -> Settings:
+    return Settings(
+        database_url=SecretStr(database),
+        kafka_bootstrap_servers="127.0.0.1:1",  # nobody listens: events wait in the outbox, where the tests read them
+        internal_token_keys=SecretStr(KEYS[0]),
+        stripe_api_key=SecretStr("sk_test_turnpike_sandbox"),
+        stripe_api_base=sandboxes.stripe,
+        apim_base_url=sandboxes.arm,
+        apim_subscription_id="00000000-0000-0000-0000-000000000000",
+        apim_resource_group="local",
+        apim_service_name="turnpike",
+        apim_ca_file=Path(sandboxes.ca_file),
+        apim_static_token=SecretStr("sandbox-arm-token"),
+        usage_event_hub_connection=SecretStr("Endpoint=sb://local/;SharedAccessKeyName=send;SharedAccessKey=c2VjcmV0"),
+    )
+
+
+@pytest.fixture(scope="session")
+async def stripe_api(settings: Settings) -> AsyncIterator[stripe.StripeClient]:
+    client, transport = stripe_client.create_client(settings)
+    yield client
+    await transport.close_async()
+
+
+@pytest.fixture(scope="session")
+def gateway(stripe_api: stripe.StripeClient) -> StripeGateway:
+    return StripeGateway(stripe_api)
+
+
+@pytest.fixture(scope="session")
+async def outside(stripe_api: stripe.StripeClient, settings: Settings) -> AsyncIterator[Outside]:
+    client = apim_client.create_client(settings)
+    apim = ApimGateway(
+        client,
+        resource_group=settings.apim_resource_group,
+        service_name=settings.apim_service_name,
+        hub_name=settings.usage_event_hub_name,
+        hub_connection=settings.usage_event_hub_connection.get_secret_value(),
+    )
+    yield Outside(StripeCatalogue(stripe_api), apim)
+    await client.close()
+
+
+@pytest.fixture
+def clock() -> BusinessClock:
+    return BusinessClock()
+
+
+@pytest.fixture
+async def applied(pool: asyncpg.Pool, outside: Outside) -> applying.Applied:
+    """The catalogue of the repository, applied: quick when the sandboxes have it already."""
+    return await applying.apply(pool, outside, Catalogue.parse(FILE.read_text()), by="test", now=datetime.now(UTC))
+
+
+@pytest.fixture
+async def known(pool: asyncpg.Pool) -> None:
+    """The catalogue of the repository as version 1, without anything outside."""
+    version = Version(1, Catalogue.parse(FILE.read_text()).document(), {}, [], "test", datetime.now(UTC))
+    async with pool.acquire() as connection:
+        await store_catalogue.add(connection, version)
+
+
+@pytest.fixture
+def worker(pool: asyncpg.Pool, gateway: StripeGateway) -> Worker:
+    return Worker(pool, gateway, poll_seconds=0.1)
+
+
+@pytest.fixture
+async def publish(pool: asyncpg.Pool, clock: BusinessClock) -> AsyncIterator[Callable[[Event], Awaitable[None]]]:
+    async with (
+        testing.memory_kafka(handlers.router, pool=pool, clock=clock) as sales,
+        testing.memory_kafka(handlers_payment.router, pool=pool, clock=clock) as payments,
+    ):
+
+        async def publish(event: Event) -> None:
+            of_payments = event.topic.startswith(("invoice.", "payment_method."))
+            await (payments if of_payments else sales)(event)
+
+        yield publish
+
+
+@pytest.fixture
+async def door(pool: asyncpg.Pool, outside: Outside, gateway: StripeGateway, clock: BusinessClock) -> AsyncIterator[httpx.AsyncClient]:
+    """The internal port, with a token that has every scope."""
+    app = FastAPI()
+    app.include_router(routes.router)
+    app.include_router(routes_catalogue.router)
+    install_errors(app)
+    shared: dict[str, Any] = {"pool": pool, "clock": clock, "outside": outside, "seller": Seller(pool, gateway, None), "token_keys": KEYS}
+    for name, value in shared.items():
+        setattr(app.state, name, value)
+    token = issue_token(KEYS, caller="test", scopes=["catalogue:read", "catalogue:write", "quotes:read", "checkout:write"])
+    transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://checkout", headers={"authorization": f"Bearer {token}"}) as client:
+        yield client
+
+
+@pytest.fixture
+def outbox(pool: asyncpg.Pool) -> Callable[[], Awaitable[list[str]]]:
+    async def topics() -> list[str]:
+        async with pool.acquire() as connection:
+            return await testing.topics_in_outbox(connection)
+
+    return topics
