@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 MODELS_FILE = "monetizationModels.json"
 CALLS_METER = "calls"
+DIGITS_MAX = 15
+APPLY_SECONDS = 300.0  # dozens of calls to Azure and Stripe
 Models = Annotated[Path | None, typer.Option("--file", help=f"The catalogue; {MODELS_FILE} in the checkout when absent.")]
 
 catalogue_app = typer.Typer(help="What is sold: check the file, see what would change, apply it.", no_args_is_help=True)
@@ -61,7 +63,7 @@ def quote(
 ) -> None:
     """Price a period's usage from the file, without a running stack: the lines that the invoice will have."""
     start, end = parse_moment(since) if since else None, parse_moment(until) if until else None
-    answer = _quote(read_catalogue(file), product, usage=_usage(calls, meter or []), start=start, end=end, currency=currency)
+    answer = _quote(read_catalogue(file), product, calls=calls, meters=meter or [], start=start, end=end, currency=currency)
     if as_json:
         print_json(answer)
         return
@@ -75,37 +77,46 @@ def quote(
     print_table("", ["line", "quantity", "minor units each", "amount"], [*rows, ["total", "", "", display(answer["total_minor"], money)]])
 
 
-def _usage(calls: int | None, meters: list[str]) -> dict[str, int]:
-    usage = {} if calls is None else {CALLS_METER: calls}
-    for entry in meters:
-        name, _, number = entry.partition("=")
-        if not number.isdecimal():
-            raise CommandError(f"--meter {entry} is not METER=N, with N a whole number.")
-        usage[name] = int(number)
-    return usage
-
-
 def _quote(
     catalogue: "Catalogue",
     product_id: str,
     *,
-    usage: dict[str, int],
+    calls: int | None,
+    meters: list[str],
     start: datetime | None,
     end: datetime | None,
     currency: str | None,
 ) -> dict[str, Any]:
-    """Return the quote of the period that holds `start`, or of the whole present one."""
+    """Return what checkout's `POST /v1/quotes` returns: `end` bounds the time asked about, it does not end the subscription."""
     from billing_common.catalogue import UnknownProductError
     from billing_common.rating import Facts, RatingError, as_quote, period_at, rate
 
     try:
         product = catalogue.product(product_id)
-        at = start or datetime.now(UTC)
-        period = period_at(product, started_at=at, at=at)
-        facts = Facts(started_at=start or period.start, ended_at=end, currency=currency and currency.lower())
+        usage = _usage(product.meter_ids(), calls, meters)
+        now = datetime.now(UTC)
+        start = start or period_at(product, started_at=now, at=now).start
+        period = period_at(product, started_at=start, at=start)
+        if end is not None and not period.start < end <= period.end:
+            raise CommandError(
+                f"A quote is for one period: --to must lie after {period.start:%Y-%m-%d} and not after {period.end:%Y-%m-%d}."
+            )
+        facts = Facts(started_at=start, currency=currency and currency.lower())
         return dict(as_quote(rate(catalogue, product, period=period, usage=usage, facts=facts)))
     except (UnknownProductError, RatingError) as error:
         raise CommandError(str(error)) from error
+
+
+def _usage(known: tuple[str, ...], calls: int | None, entries: list[str]) -> dict[str, int]:
+    usage = {}
+    for entry in entries:
+        name, _, number = entry.partition("=")
+        if not (number.isascii() and number.isdecimal()) or len(number) > DIGITS_MAX:
+            raise CommandError(f"--meter {entry} is not METER=N, with N a whole number.")
+        usage[name] = int(number)
+    if calls is not None:
+        usage[CALLS_METER if CALLS_METER in known or len(known) != 1 else known[0]] = calls
+    return usage
 
 
 @catalogue_app.command()
@@ -118,41 +129,52 @@ def validate(file: Models = None) -> None:
 @catalogue_app.command()
 def plan(file: Models = None, data: DataFolder = None, as_json: AsJson = False) -> None:
     """Show what `apply` would change; exit code 0 for nothing, 2 for changes."""
-    answer = asyncio.run(_checkout(Stack(data), "POST", "/v1/catalogue/plan", {"document": read_catalogue(file).document()}))
-    _print_plan(answer, as_json)
-    if _changes(answer):
+    answer = asyncio.run(_checkout(Stack(data), "POST", "/v1/catalogue/plan", body=_body(file)))
+    if as_json:
+        print_json(answer)
+    else:
+        _print_steps(answer)
+    if answer["changes"]:
         raise typer.Exit(2)
 
 
 @catalogue_app.command("apply")
-def apply_catalogue(file: Models = None, data: DataFolder = None, as_json: AsJson = False) -> None:
+def apply_catalogue(
+    file: Models = None,
+    agreed: Annotated[str | None, typer.Option("--plan", help="Do this plan and no other: the code that `plan` printed.")] = None,
+    data: DataFolder = None,
+    as_json: AsJson = False,
+) -> None:
     """Bring API Management and Stripe to what the file says; running again finishes what was interrupted."""
-    answer = asyncio.run(_checkout(Stack(data), "POST", "/v1/catalogue/apply", {"document": read_catalogue(file).document()}))
-    _print_plan(answer, as_json)
+    stack, body = Stack(data), _body(file)
+    if agreed is None:
+        shown = asyncio.run(_checkout(stack, "POST", "/v1/catalogue/plan", body=body))
+        agreed = str(shown["plan"])
+        if not as_json:
+            _print_steps(shown)
+    answer = asyncio.run(_checkout(stack, "POST", "/v1/catalogue/apply", body=body, params={"plan": agreed}))
+    if as_json:
+        print_json(answer)
+    else:
+        typer.echo(f"catalogue version {answer['version']} is applied{'' if answer['new_version'] else ', as it was before'}")
+
+
+def _body(file: Path | None) -> dict[str, Any]:
+    return {"document": read_catalogue(file).document()}
+
+
+def _print_steps(answer: dict[str, Any]) -> None:
+    for step in answer["steps"]:
+        typer.echo(f"  {step['text']}")
+    typer.echo(f"{len(answer['steps'])} changes, {answer['unchanged']} things stay as they are (plan {answer['plan']})")
 
 
 @catalogue_app.command()
 def show(data: DataFolder = None) -> None:
     """Show the catalogue that is applied."""
-    print_json(asyncio.run(_checkout(Stack(data), "GET", "/v1/catalogue", None)))
+    print_json(asyncio.run(_checkout(Stack(data), "GET", "/v1/catalogue")))
 
 
-async def _checkout(stack: Stack, method: str, path: str, body: Any) -> Any:
+async def _checkout(stack: Stack, method: str, path: str, *, body: Any = None, params: dict[str, Any] | None = None) -> Any:
     async with Doors(stack) as doors:
-        return await doors.ask("checkout", method, path, body=body)
-
-
-def _changes(answer: dict[str, Any]) -> list[Any]:
-    return [change for change in answer.get("changes", []) if not isinstance(change, dict) or change.get("action") != "untouched"]
-
-
-def _print_plan(answer: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        print_json(answer)
-        return
-    if "version" in answer:
-        typer.echo(f"catalogue version {answer['version']}")
-    for change in answer.get("changes", []):
-        typer.echo("  " + (change if isinstance(change, str) else "  ".join(str(value) for value in change.values())))
-    if not answer.get("changes"):
-        typer.echo("nothing changes")
+        return await doors.ask("checkout", method, path, body=body, params=params, timeout_seconds=APPLY_SECONDS)

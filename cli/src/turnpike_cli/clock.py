@@ -1,6 +1,7 @@
 """The business clock: walks from one due transition to the next, and waits at each until everything is settled."""
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,7 +15,6 @@ SETTLE_SECONDS = 60.0
 POLL_SECONDS = 0.03
 BEHIND_MAX = timedelta(seconds=2)
 STEPS_MAX = 100_000
-JUST_AFTER = timedelta(milliseconds=5)  # a transition due at T happens at T, so the clock is set a moment later
 
 
 class ClockDoors(Protocol):
@@ -139,7 +139,9 @@ class BusinessTime:
 
     async def _set_all(self, at: datetime) -> None:
         """Move everybody to `at`: services first, the master copy last, so that a crash in between never leaves it ahead."""
-        offset = max(at + JUST_AFTER - datetime.now(UTC), await self.offset())
+        offset = max(
+            timedelta(seconds=math.ceil((at - datetime.now(UTC)).total_seconds())), await self.offset()
+        )  # Stripe knows whole seconds
         others = [name for name in self._doors.names if name != MASTER]
         await asyncio.gather(*(self._set(name, offset) for name in others if not name.startswith("sandbox_")))
         for sandbox in [name for name in others if name.startswith("sandbox_")]:

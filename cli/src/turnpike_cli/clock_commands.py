@@ -3,13 +3,13 @@
 import asyncio
 import re
 from datetime import UTC, datetime, timedelta
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from turnpike_cli.clock import BusinessTime, Step
 from turnpike_cli.doors import Doors
-from turnpike_cli.errors import CommandError
+from turnpike_cli.errors import CommandError, DoorClosedError
 from turnpike_cli.output import print_json, progress
 from turnpike_cli.stack import Stack
 from turnpike_cli.stack_commands import AsJson, DataFolder
@@ -33,7 +33,7 @@ async def _show(stack: Stack, as_json: bool) -> None:
     async with Doors(stack) as doors:
         clock = BusinessTime(doors)
         now, offset = await clock.now(), await clock.offset()
-        statuses = await asyncio.gather(*(doors.status(name) for name in doors.names))
+        statuses = await asyncio.gather(*(_status(doors, name) for name in doors.names))
     if as_json:
         print_json({"now": now, "offset_seconds": offset.total_seconds(), "processes": statuses})
         return
@@ -41,6 +41,13 @@ async def _show(stack: Stack, as_json: bool) -> None:
     for status in statuses:
         waiting = "; ".join(status["waiting_for"]) or "settled"
         typer.echo(f"  {status['service']:<24}{waiting}{', next due ' + status['next_due'] if status['next_due'] else ''}")
+
+
+async def _status(doors: Doors, name: str) -> dict[str, Any]:
+    try:
+        return await doors.status(name)
+    except DoorClosedError as error:
+        return {"service": name, "settled": False, "waiting_for": [str(error)], "next_due": None}
 
 
 @clock_app.command()

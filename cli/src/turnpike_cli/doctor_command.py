@@ -7,11 +7,11 @@ from typing import Annotated
 import typer
 
 from turnpike_cli.errors import CommandError
-from turnpike_cli.output import print_json, print_table
+from turnpike_cli.output import print_json
 from turnpike_cli.stack import Stack
 from turnpike_cli.stack_commands import AsJson, DataFolder
 
-MARKS = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "failed": "[red]failed[/]"}
+COLOURS = {"ok": "green", "warning": "yellow", "failed": "red"}
 
 
 def register(app: typer.Typer) -> None:
@@ -35,8 +35,11 @@ def doctor(
     if as_json:
         print_json([asdict(finding) for finding in findings])
     else:
-        rows = [[MARKS[finding.verdict], finding.area, finding.text, finding.remedy] for finding in findings]
-        print_table("", ["", "area", "finding", "remedy"], rows)
+        for finding in findings:
+            typer.secho(f"{finding.verdict:<8}", fg=COLOURS[finding.verdict], nl=False)
+            typer.echo(f" {finding.area:<15} {finding.text}")
+            if finding.remedy:
+                typer.echo(f"{'':<24} -> {finding.remedy}")
     failures = sum(finding.verdict == "failed" for finding in findings)
     if failures:
         raise typer.Exit(1)

@@ -38,7 +38,7 @@ async def _examine_service(service: str, url: str) -> list[Finding]:
 
 async def _examine_connection(service: str, connection: asyncpg.Connection) -> list[Finding]:
     findings = []
-    version = connection.get_server_version()
+    version, text = connection.get_server_version(), connection.get_settings().server_version
     if version.major < OLDEST:
         findings.append(failed(AREA, f"PostgreSQL {version.major} is too old", f"use {OLDEST} or newer"))
     exists = await connection.fetchval("select to_regnamespace($1) is not null", service)
@@ -50,7 +50,7 @@ async def _examine_connection(service: str, connection: asyncpg.Connection) -> l
     findings += await _foreign_schemas(service, connection)
     if await connection.fetchval("select rolsuper from pg_roles where rolname = current_user"):
         findings.append(warning(AREA, f"{service}: its role is a superuser", "give the service a role of its own"))
-    return findings or [fine(AREA, f"{service}: PostgreSQL {version.major}.{version.minor}, owns its schema and sees no other")]
+    return findings or [fine(AREA, f"{service}: PostgreSQL {text}, owns its schema and sees no other")]
 
 
 async def _foreign_schemas(service: str, connection: asyncpg.Connection) -> list[Finding]:

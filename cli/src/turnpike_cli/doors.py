@@ -16,7 +16,7 @@ TOKEN_KEPT_SECONDS = 30.0  # they live for 60
 TIMEOUT_SECONDS = 15.0
 SCOPES = (
     "status:read", "clock:write", "dead_letters:read", "dead_letters:write", "catalogue:read", "catalogue:write", "quotes:read",
-    "webhooks:write", "usage:read", "reports:read", "reports:write", "access:read", "access:write",
+    "webhooks:write", "usage:read", "reports:read", "reports:write", "access:read", "access:write", "senders:write",
 )  # fmt: skip
 
 
@@ -40,11 +40,22 @@ class Doors:
     def names(self) -> list[str]:
         return list(self._bases)
 
-    async def ask(self, name: str, method: str, path: str, *, params: dict[str, Any] | None = None, body: Any = None) -> Any:
+    async def ask(
+        self,
+        name: str,
+        method: str,
+        path: str,
+        *,
+        params: dict[str, Any] | None = None,
+        body: Any = None,
+        timeout_seconds: float = TIMEOUT_SECONDS,
+    ) -> Any:
         """Return the decoded answer. Raises CommandError with the door's own words, DoorClosedError without an answer."""
         headers = {"authorization": f"Bearer {self._fresh_token()}"} if name in SERVICE_NAMES else {}
         try:
-            answer = await self._client.request(method, self._bases[name] + path, params=params, json=body, headers=headers)
+            answer = await self._client.request(
+                method, self._bases[name] + path, params=params, json=body, headers=headers, timeout=timeout_seconds
+            )
         except httpx.HTTPError as error:
             raise DoorClosedError(f"{name} does not answer ({type(error).__name__}); see `turnpike status`.") from error
         if answer.status_code >= 400:
@@ -61,7 +72,7 @@ class Doors:
         return answer
 
     async def set_clock(self, name: str, offset_seconds: float) -> None:
-        await self.ask(name, "PUT", self._path(name, "clock"), body={"offset_seconds": offset_seconds})
+        await self.ask(name, "PUT", self._path(name, "clock"), body={"offset_seconds": int(offset_seconds)})
 
     def _path(self, name: str, door: str) -> str:
         return f"/{door}" if name in SERVICE_NAMES else f"/_sandbox/{door}"
@@ -80,7 +91,7 @@ def _words(answer: httpx.Response) -> str:
         content = answer.json()
     except ValueError:
         return f"HTTP {answer.status_code}"
-    if isinstance(content, dict):
-        words = content.get("detail") or content.get("error") or content
-        return words if isinstance(words, str) else str(words)
-    return str(content)
+    for name in ("detail", "error", "message"):
+        if isinstance(content, dict) and name in content:
+            content = content[name]
+    return content if isinstance(content, str) else str(content)
