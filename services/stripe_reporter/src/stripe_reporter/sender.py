@@ -74,9 +74,7 @@ class Sender:
 
     async def round(self) -> int:
         """Do what can be done now once; returns how many things moved."""
-        moved = await self._plan() + await self._send() + await self._settle()
-        self._progress(moved)
-        return moved
+        return await self._plan() + await self._send() + await self._settle()
 
     async def _rest(self) -> None:
         hint = asyncio.ensure_future(self._wake.wait())
@@ -93,7 +91,9 @@ class Sender:
         now = self._clock.now()
         async with self._pool.acquire() as connection, connection.transaction():
             await store.pull_closed(connection, now)
-            return await ledger.plan(connection, now=now, wall=self.wall_now())
+            planned = await ledger.plan(connection, now=now, wall=self.wall_now())
+            self._progress(planned)  # before the commit: whoever sees the new state sees the activity too
+            return planned
 
     # --- sending ------------------------------------------------------------------------------------------------------------
 
@@ -162,6 +162,7 @@ class Sender:
 
     async def _finish(self, event: MeterEvent, answer: Answer) -> None:
         wall, now = self.wall_now(), self._clock.now()
+        self._progress(1)
         async with self._pool.acquire() as connection, connection.transaction():
             if answer.kind is Kind.REJECTED:
                 if rejected := await ledger.reject(connection, event, answer, wall=wall, now=now):
@@ -211,6 +212,7 @@ class Sender:
 
     async def _resolve(self, findings: list[domain.Found]) -> None:
         wall, now = self.wall_now(), self._clock.now()
+        self._progress(len(findings))
         async with self._pool.acquire() as connection, connection.transaction():
             for found in findings:
                 answer = Answer(Kind.ACKNOWLEDGED, note="compared with Stripe's summary")
@@ -237,6 +239,7 @@ class Sender:
                     log.info("segment settled", subscription_id=segment.subscription_id, reason=segment.reason)
                     settled += 1
             settled += await store.complete_periods(connection, now)
+            self._progress(settled)
         return settled
 
     async def _show_figures(self) -> None:
