@@ -139,9 +139,8 @@ class BusinessTime:
 
     async def _set_all(self, at: datetime) -> None:
         """Move everybody to `at`: services first, the master copy last, so that a crash in between never leaves it ahead."""
-        offset = max(
-            timedelta(seconds=math.ceil((at - datetime.now(UTC)).total_seconds())), await self.offset()
-        )  # Stripe knows whole seconds
+        whole = timedelta(seconds=math.ceil((at - datetime.now(UTC)).total_seconds()))  # Stripe knows whole seconds
+        offset = max(whole, await self.offset())
         others = [name for name in self._doors.names if name != MASTER]
         await asyncio.gather(*(self._set(name, offset) for name in others if not name.startswith("sandbox_")))
         for sandbox in [name for name in others if name.startswith("sandbox_")]:

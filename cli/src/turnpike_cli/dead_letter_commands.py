@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from turnpike_cli.doors import Doors
-from turnpike_cli.errors import CommandError
+from turnpike_cli.errors import CommandError, DoorClosedError
 from turnpike_cli.output import print_json, print_table
 from turnpike_cli.parts import SERVICE_NAMES
 from turnpike_cli.stack import Stack
@@ -40,7 +40,11 @@ async def _list(stack: Stack, service: str | None) -> list[dict[str, Any]]:
     found = []
     async with Doors(stack) as doors:
         for name in [service] if service else SERVICE_NAMES:
-            answer = await doors.ask(name, "GET", "/dead-letters", params={"limit": PAGE})
+            try:
+                answer = await doors.ask(name, "GET", "/dead-letters", params={"limit": PAGE})
+            except DoorClosedError as error:
+                typer.echo(str(error), err=True)  # one that is down must not hide the others
+                continue
             found += [letter | {"id": f"{name}/{letter['id']}", "service": name} for letter in answer["dead_letters"]]
     return found
 
