@@ -9,10 +9,12 @@ import httpx
 import pytest
 from azure.core.credentials import AccessToken
 from azure.mgmt.apimanagement.aio import ApiManagementClient
+
 from billing_common.clock import BusinessClock
 from sandbox_apim.app import Sandbox, running
 from sandbox_apim.settings import Settings
 
+pytest_plugins = ["embedded_servers.testing"]
 GROUP, SERVICE = "turnpike", "turnpike"
 
 
@@ -123,6 +125,4 @@ class Arm:
         )
 
     async def policy(self, xml: str, product: str = "pro", format: str = "rawxml") -> None:  # noqa: A002 - Azure's name
-        await self.client.product_policy.create_or_update(
-            *self.at, product, "policy", {"properties": {"value": xml, "format": format}}
-        )
+        await self.client.product_policy.create_or_update(*self.at, product, "policy", {"properties": {"value": xml, "format": format}})

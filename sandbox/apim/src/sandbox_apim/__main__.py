@@ -34,7 +34,8 @@ async def run(settings: Settings) -> int:
 def main() -> int:
     settings = load_settings(Settings)
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
-    logging.getLogger("aiokafka").setLevel(logging.ERROR)
+    logging.getLogger("aiokafka").setLevel(logging.ERROR)  # the pump says once what it says with every try
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # three servers would each tell of their start
     try:
         import uvloop
 

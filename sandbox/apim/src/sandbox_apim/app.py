@@ -99,7 +99,7 @@ class Sandbox:
         return self.journal.recorded + self.store.version
 
     def not_ready(self) -> list[str]:
-        if self.settings.kafka_bootstrap_servers and not self.pump.connected:
+        if self.settings.kafka_bootstrap_servers and not (self.pump.alive and self.pump.connected):
             return ["Kafka does not answer; calls are kept until it does"]
         return []
 

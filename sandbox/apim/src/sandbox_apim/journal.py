@@ -5,7 +5,6 @@ import logging
 import sqlite3
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import datetime
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
@@ -17,7 +16,7 @@ log = logging.getLogger(__name__)
 BATCH_MAX = 500
 RETRY_SECONDS_MAX = 5.0
 PRUNE_EVERY = 10_000
-INSERT_CALL = f"INSERT INTO calls VALUES (NULL{', ?' * 16})"
+INSERT_CALL = "INSERT INTO calls VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 
 class Journal:
@@ -44,7 +43,7 @@ class Journal:
         try:
             self._database.execute(INSERT_CALL, _row(call))
             if lines:
-                self._database.executemany("INSERT INTO outbox (topic, key, partition, value) VALUES (?, ?, ?, ?)", _outbox_rows(lines))
+                self._database.executemany("INSERT INTO outbox (topic, key, value) VALUES (?, ?, ?)", _outbox_rows(lines))
             self._limits.write()
             self._database.execute("COMMIT")
         except sqlite3.Error:
@@ -57,8 +56,8 @@ class Journal:
         if self.recorded % PRUNE_EVERY == 0:
             self._database.execute("DELETE FROM calls WHERE number <= ?", (self.recorded - self._rows_max,))
 
-    def take(self) -> list[tuple[int, str, bytes | None, int | None, bytes]]:
-        rows = self._database.execute("SELECT number, topic, key, partition, value FROM outbox ORDER BY number LIMIT ?", (BATCH_MAX,))
+    def take(self) -> list[tuple[int, str, bytes | None, bytes]]:
+        rows = self._database.execute("SELECT number, topic, key, value FROM outbox ORDER BY number LIMIT ?", (BATCH_MAX,))
         return rows.fetchall()
 
     def sent(self, numbers: Sequence[int]) -> None:
@@ -88,8 +87,8 @@ def _row(call: Call) -> tuple[object, ...]:
     )
 
 
-def _outbox_rows(lines: list[LogLine]) -> list[tuple[str, bytes | None, int | None, bytes]]:
-    return [(line.topic, line.key, line.partition, line.value) for line in lines]
+def _outbox_rows(lines: list[LogLine]) -> list[tuple[str, bytes | None, bytes]]:
+    return [(line.topic, line.key, line.value) for line in lines]
 
 
 class KafkaPump:
@@ -101,7 +100,10 @@ class KafkaPump:
         self._task: asyncio.Task[None] | None = None
         self._producer: AIOKafkaProducer | None = None
         self.connected = False
-        self.last_send: datetime | None = None
+
+    @property
+    def alive(self) -> bool:
+        return self._task is not None and not self._task.done()
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._run(), name="kafka-pump")
@@ -112,7 +114,7 @@ class KafkaPump:
             return
         with suppress(TimeoutError):
             async with asyncio.timeout(flush_seconds):
-                while self.connected and self._journal.waiting:
+                while self.connected and self._journal.waiting:  # noqa: ASYNC110 - the pump works on; a kill may cut it at any point
                     await asyncio.sleep(0.02)
         self._task.cancel()
         with suppress(asyncio.CancelledError):
@@ -139,8 +141,10 @@ class KafkaPump:
         producer = await self._connect()
         self._journal.changed.clear()
         if rows := self._journal.take():
-            sends = [await producer.send(topic, value, key=key, partition=partition) for _, topic, key, partition, value in rows]
-            await asyncio.gather(*sends)
+            sends = [await producer.send(topic, value, key=key) for _, topic, key, value in rows]
+            failures = [result for result in await asyncio.gather(*sends, return_exceptions=True) if isinstance(result, BaseException)]
+            if failures:
+                raise failures[0]  # all are sent again: a line may come twice, never not at all
             self._journal.sent([row[0] for row in rows])
         elif not self._journal.changed.is_set():
             await self._journal.changed.wait()

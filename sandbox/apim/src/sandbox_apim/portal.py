@@ -199,7 +199,9 @@ class Portal:
     def _delegate(self, switch: str, operation: str, parameters: dict[str, str]) -> Response:
         settings = self._settings()
         if settings is None or not self._is_delegated(switch):
-            message = "The portal hands this to another site, and none is set: PUT portalsettings/delegation with url, validationKey and both switches."
+            message = (
+                "Another site does this for the portal, and none is set: PUT portalsettings/delegation with url, key and both switches."
+            )
             raise PageError(503, "Delegation is not configured", message, action=("Back to the products", "/products"))
         address = delegation_url(settings.properties["url"], settings.secrets["validationKey"], operation, parameters)
         return RedirectResponse(address, 302, {"Cache-Control": "no-store"})

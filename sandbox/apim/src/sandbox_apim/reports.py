@@ -16,9 +16,15 @@ COUNTERS = """
  count(number)
 """
 FIGURES = COUNTERS + (
-    ", coalesce(sum(request_bytes + response_bytes), 0), coalesce(avg(api_ms), 0.0), coalesce(min(api_ms), 0.0), coalesce(max(api_ms), 0.0),"
-    " coalesce(avg(backend_ms), 0.0), coalesce(min(backend_ms), 0.0), coalesce(max(backend_ms), 0.0)"
+    ", coalesce(sum(request_bytes + response_bytes), 0), coalesce(avg(api_ms), 0.0), coalesce(min(api_ms), 0.0), coalesce(max(api_ms), 0.0)"
+    ", coalesce(avg(backend_ms), 0.0), coalesce(min(backend_ms), 0.0), coalesce(max(backend_ms), 0.0)"
 )
+REQUEST_COLUMNS = (
+    "api, operation, product, user_id, method, url, ip, backend_status, status, response_bytes,"
+    " time_us, api_ms, backend_ms, sid, id, request_bytes"
+)
+COUNTED = "SELECT sid, status, count(*) FROM calls WHERE time_us >= ? AND time_us < ? GROUP BY sid, status"
+COUNTED_ONE = "SELECT sid, status, count(*) FROM calls WHERE time_us >= ? AND time_us < ? AND sid = ? GROUP BY sid, status"
 COLUMNS = {"userId": "user_id", "productId": "product", "subscriptionId": "sid", "apiId": "api", "operationId": "operation"}
 
 
@@ -47,10 +53,9 @@ class Reports:
 
     def counted(self, sid: str | None, start: datetime, end: datetime) -> dict[str, Any]:
         """Return totals by status of [start, end), for one sid or for all."""
-        sql = "SELECT sid, status, count(*) FROM calls WHERE time_us >= ? AND time_us < ?" + (" AND sid = ?" if sid is not None else "")
         values: list[object] = [microseconds(start), microseconds(end), *([sid] if sid is not None else [])]
         by_sid: dict[str, dict[str, int]] = {}
-        for row_sid, status, count in self._database.execute(sql + " GROUP BY sid, status", values):
+        for row_sid, status, count in self._database.execute(COUNTED if sid is None else COUNTED_ONE, values):
             by_sid.setdefault(row_sid, {})[str(status)] = count
         total: dict[str, int] = {}
         for statuses in by_sid.values():
@@ -79,10 +84,7 @@ class Reports:
     def requests(self, window: Window, top: int, skip: int) -> tuple[list[dict[str, Any]], int]:
         where, values = window.where()
         count = self._database.execute(f"SELECT count(*) FROM calls WHERE {where}", values).fetchone()[0]  # noqa: S608 - as above
-        sql = (
-            "SELECT api, operation, product, user_id, method, url, ip, backend_status, status, response_bytes, time_us, api_ms, backend_ms,"
-            f" sid, id, request_bytes FROM calls WHERE {where} ORDER BY number LIMIT ? OFFSET ?"
-        )
+        sql = f"SELECT {REQUEST_COLUMNS} FROM calls WHERE {where} ORDER BY number LIMIT ? OFFSET ?"  # noqa: S608 - as above
         return [_request(row) for row in self._database.execute(sql, [*values, top, skip])], int(count)
 
 

@@ -13,17 +13,23 @@ import orjson
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS entities (path TEXT PRIMARY KEY, body BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS sessions (token_hash BLOB PRIMARY KEY, user_id TEXT NOT NULL, expires_at REAL NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS sessions (
+  token_hash BLOB PRIMARY KEY, user_id TEXT NOT NULL, expires_at REAL NOT NULL
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS calls (
   number INTEGER PRIMARY KEY, id TEXT NOT NULL, time_us INTEGER NOT NULL, sid TEXT NOT NULL, user_id TEXT NOT NULL, product TEXT NOT NULL,
   api TEXT NOT NULL, operation TEXT NOT NULL, method TEXT NOT NULL, url TEXT NOT NULL, ip TEXT NOT NULL, status INTEGER NOT NULL,
-  backend_status INTEGER NOT NULL, request_bytes INTEGER NOT NULL, response_bytes INTEGER NOT NULL, api_ms REAL NOT NULL, backend_ms REAL NOT NULL
+  backend_status INTEGER NOT NULL, request_bytes INTEGER NOT NULL, response_bytes INTEGER NOT NULL,
+  api_ms REAL NOT NULL, backend_ms REAL NOT NULL
 );
 CREATE INDEX IF NOT EXISTS calls_by_time ON calls (time_us);
 CREATE INDEX IF NOT EXISTS calls_by_sid ON calls (sid, time_us);
-CREATE TABLE IF NOT EXISTS outbox (number INTEGER PRIMARY KEY AUTOINCREMENT, topic TEXT NOT NULL, key BLOB, partition INTEGER, value BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS outbox (
+  number INTEGER PRIMARY KEY AUTOINCREMENT, topic TEXT NOT NULL, key BLOB, value BLOB NOT NULL
+);
 CREATE TABLE IF NOT EXISTS quota_counters (
-  counter TEXT NOT NULL, period_start_us INTEGER NOT NULL, calls INTEGER NOT NULL, kilobytes REAL NOT NULL, PRIMARY KEY (counter, period_start_us)
+  counter TEXT NOT NULL, period_start_us INTEGER NOT NULL, calls INTEGER NOT NULL, kilobytes REAL NOT NULL,
+  PRIMARY KEY (counter, period_start_us)
 ) WITHOUT ROWID;
 """
 

@@ -3,6 +3,8 @@
 import re
 from typing import Any, ClassVar
 
+from typing_extensions import override
+
 from sandbox_apim.arm.errors import not_found, validation
 from sandbox_apim.arm.kinds import Answer, Asked, Field, Kind, http_address, text
 from sandbox_apim.arm.people import fingerprint
@@ -30,6 +32,7 @@ class Apis(Kind):
         "value": text(length_max=2**20),
     }
 
+    @override
     def checked(self, asked: Asked, properties: dict[str, Any], old: Entity | None) -> tuple[dict[str, Any], dict[str, Any]]:
         if properties.get("format") or properties.get("value"):
             raise validation("format", "The sandbox does not import API definitions: create the API and its operations.")
@@ -47,6 +50,7 @@ class Apis(Kind):
         fixed = {"apiRevision": "1", "isCurrent": True, "provisioningState": "Succeeded"}
         return {**properties, **fixed, "path": path}, {}
 
+    @override
     def removing(self, asked: Asked, entity: Entity) -> None:
         for product in self.store.children("products"):
             self.store.delete(f"{product.path}/{entity.path}")
@@ -70,6 +74,7 @@ class Operations(Kind):
         "responses": Field(list),
     }
 
+    @override
     def checked(self, asked: Asked, properties: dict[str, Any], old: Entity | None) -> tuple[dict[str, Any], dict[str, Any]]:
         template = properties["urlTemplate"]
         if not template.startswith("/"):
@@ -101,6 +106,7 @@ class Loggers(Kind):
         "resourceId": text(),
     }
 
+    @override
     def checked(self, asked: Asked, properties: dict[str, Any], old: Entity | None) -> tuple[dict[str, Any], dict[str, Any]]:
         given = properties.pop("credentials", None)
         credentials = dict(given) if given is not None else (old.secrets["credentials"] if old else {})
@@ -112,6 +118,7 @@ class Loggers(Kind):
             credentials.setdefault("name", "gateway.calls")
         return properties, {"credentials": credentials}
 
+    @override
     def shown(self, entity: Entity, asked: Asked) -> dict[str, Any]:
         shown = {
             name: f"{{{{Logger-Credentials--{fingerprint(value)}}}}}" if name in {"connectionString", "instrumentationKey"} else value
@@ -134,6 +141,7 @@ class NamedValues(Kind):
         "keyVault": Field(dict),
     }
 
+    @override
     def checked(self, asked: Asked, properties: dict[str, Any], old: Entity | None) -> tuple[dict[str, Any], dict[str, Any]]:
         if properties.get("keyVault"):
             raise validation("keyVault", "The sandbox has no Key Vault.")
@@ -148,9 +156,11 @@ class NamedValues(Kind):
             raise validation("value", "value is required.")
         return {**properties, "provisioningState": "Succeeded"}, {"value": value}
 
+    @override
     def shown(self, entity: Entity, asked: Asked) -> dict[str, Any]:
         return dict(entity.properties) if entity.properties["secret"] else {**entity.properties, "value": entity.secrets["value"]}
 
+    @override
     def action(self, asked: Asked, entity: Entity, name: str) -> Answer:
         if name == "listvalue":
             return Answer(200, {"value": entity.secrets["value"]}, entity.etag)

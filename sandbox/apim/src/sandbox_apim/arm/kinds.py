@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 from billing_common.clock import BusinessClock
-from sandbox_apim.arm.errors import ArmError, not_found, precondition_failed, validation
+from sandbox_apim.arm.errors import not_found, precondition_failed, validation
 from sandbox_apim.directory import Directory
 from sandbox_apim.limits import Limits
 from sandbox_apim.reports import Reports
@@ -94,17 +94,17 @@ class Kind:
 
     # --- what a kind overrides ---
 
-    def checked(self, asked: Asked, properties: dict[str, Any], old: Entity | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    def checked(self, asked: Asked, properties: dict[str, Any], old: Entity | None) -> tuple[dict[str, Any], dict[str, Any]]:  # noqa: ARG002 - for kinds that need it
         """Return properties and secrets to keep; raise a validation error."""
         return properties, (old.secrets if old else {})
 
-    def shown(self, entity: Entity, asked: Asked) -> dict[str, Any]:
+    def shown(self, entity: Entity, asked: Asked) -> dict[str, Any]:  # noqa: ARG002 - for kinds that need it
         return dict(entity.properties)
 
     def removing(self, asked: Asked, entity: Entity) -> None:
         """Refuse or clean up before an entity goes."""
 
-    def action(self, asked: Asked, entity: Entity, name: str) -> Answer:
+    def action(self, asked: Asked, entity: Entity, name: str) -> Answer:  # noqa: ARG002 - for kinds that need it
         raise not_found(f"Action {name}")
 
     def filter_fields(self) -> dict[str, Any]:
@@ -207,11 +207,12 @@ def _checked_value(name: str, field: Field, value: Any) -> Any:
         raise validation(name, f"{name} has at most {field.length_max} characters.")
     if field.required and value == "":
         raise validation(name, f"{name} should not be empty.")
-    if field.choices and value.lower() not in [choice.lower() for choice in field.choices]:
+    if not field.choices:
+        return value
+    chosen = next((choice for choice in field.choices if choice.lower() == str(value).lower()), None)
+    if chosen is None:
         raise validation(name, f"{name} is one of {', '.join(field.choices)}.")
-    if field.choices:
-        return next(choice for choice in field.choices if choice.lower() == value.lower())
-    return value
+    return chosen
 
 
 def relative_id(value: str, target: str) -> str:
@@ -230,7 +231,3 @@ def http_address(name: str, value: str) -> str:
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise validation(name, f"{name} is an http or https address.")
     return value
-
-
-def conflict(message: str) -> ArmError:
-    return ArmError(409, "Conflict", message)

@@ -7,6 +7,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
 from urllib.parse import quote
 
+from typing_extensions import override
+
 from sandbox_apim.arm.errors import not_found, validation
 from sandbox_apim.arm.kinds import Answer, Asked, Field, Kind, text, timestamp
 from sandbox_apim.signin import make_token
@@ -34,6 +36,7 @@ class Users(Kind):
         "password": text(length_max=256),
     }
 
+    @override
     def checked(self, asked: Asked, properties: dict[str, Any], old: Entity | None) -> tuple[dict[str, Any], dict[str, Any]]:
         email = str(properties["email"])
         if "@" not in email.strip("@"):
@@ -46,12 +49,14 @@ class Users(Kind):
         properties["registrationDate"] = old.properties["registrationDate"] if old else timestamp(self.service.clock.now())
         return properties, {}
 
+    @override
     def shown(self, entity: Entity, asked: Asked) -> dict[str, Any]:
         groups: list[dict[str, Any]] = []
         if asked.query.get("expandgroups") == "true":
             groups = [group.properties for group in groups_of(self, entity)]
         return {**entity.properties, "groups": groups}
 
+    @override
     def removing(self, asked: Asked, entity: Entity) -> None:
         owned = [
             one for one in self.store.children("subscriptions") if str(one.properties.get("ownerId", "")).lower() == entity.path.lower()
@@ -63,9 +68,11 @@ class Users(Kind):
         for group in self.store.children("groups"):
             self.store.delete(f"{group.path}/{entity.path}")
 
+    @override
     def filter_fields(self) -> dict[str, Any]:
         return {**super().filter_fields(), "registrationDate": lambda user: datetime.fromisoformat(user.properties["registrationDate"])}
 
+    @override
     def action(self, asked: Asked, entity: Entity, name: str) -> Answer:
         if name == "token":
             return Answer(200, {"value": self._token(asked, entity)})
@@ -102,10 +109,12 @@ class Groups(Kind):
         "externalId": text(),
     }
 
+    @override
     def checked(self, asked: Asked, properties: dict[str, Any], old: Entity | None) -> tuple[dict[str, Any], dict[str, Any]]:
         built_in = asked.ids[0].lower() in BUILT_IN_GROUPS
         return {**properties, "type": "system" if built_in else properties["type"], "builtIn": built_in}, {}
 
+    @override
     def removing(self, asked: Asked, entity: Entity) -> None:
         if entity.properties["builtIn"]:
             raise validation("groupId", "System groups cannot be deleted.")
@@ -122,6 +131,7 @@ class Link(Kind):
     def other(self, name: str) -> Entity | None:
         return self.store.get(f"{self.target}/{name}")
 
+    @override
     def put(self, asked: Asked) -> Answer:
         self.require_parent(asked)
         other = self.other(asked.ids[-1])
@@ -132,12 +142,14 @@ class Link(Kind):
             self.store.put("/".join((*asked.path[:-1], other.name)), {})
         return Answer(200 if existed else 201, self.envelope(other, asked))
 
+    @override
     def get(self, asked: Asked) -> Answer:
         if asked.method != "HEAD":
             raise not_found(self.title)
         self.find(asked)
         return Answer(204)
 
+    @override
     def list(self, asked: Asked) -> list[Entity]:
         self.require_parent(asked)
         others = [self.other(link.name) for link in self.store.children(asked.entity_path)]
@@ -158,6 +170,7 @@ class UserGroups(Kind):
     type_name = "users/groups"
     title = "Group"
 
+    @override
     def list(self, asked: Asked) -> list[Entity]:
         self.require_parent(asked)
         user = self.store.get("/".join(asked.path[:2]))

@@ -2,6 +2,8 @@
 
 from typing import Any, ClassVar
 
+from typing_extensions import override
+
 from sandbox_apim.arm.errors import ArmError, not_found, validation
 from sandbox_apim.arm.kinds import Asked, Field, Kind, text
 from sandbox_apim.policy.document import PolicyError, Scope, Surroundings, parse
@@ -20,11 +22,13 @@ class Policies(Kind):
         "format": text(choices=("xml", "rawxml", "xml-link", "rawxml-link"), default="xml"),
     }
 
+    @override
     def require_parent(self, asked: Asked) -> None:
         parent = "/".join(asked.path[: len(self.collection) - 1])
         if parent and self.store.get(parent) is None:
             raise not_found(self.collection[-3].removesuffix("s").capitalize() if len(self.collection) > 2 else "Parent")
 
+    @override
     def checked(self, asked: Asked, properties: dict[str, Any], old: Entity | None) -> tuple[dict[str, Any], dict[str, Any]]:
         if asked.ids[-1].lower() != "policy":
             raise validation("policyId", "policyId is 'policy'.")
@@ -39,6 +43,7 @@ class Policies(Kind):
             raise ArmError(400, "ValidationError", "One or more fields contain incorrect values:", details=details) from error
         return properties, {}
 
+    @override
     def shown(self, entity: Entity, asked: Asked) -> dict[str, Any]:
         """Show in the format that is asked for: the default is xml, with expressions escaped."""
         kept = entity.properties["format"]

@@ -2,6 +2,8 @@
 
 from typing import Any, ClassVar
 
+from typing_extensions import override
+
 from sandbox_apim.arm.errors import not_found, validation
 from sandbox_apim.arm.kinds import Asked, Field, Kind, relative_id, text
 from sandbox_apim.arm.people import Link
@@ -25,6 +27,7 @@ class Products(Kind):
         "state": text(choices=("notPublished", "published"), default="notPublished"),
     }
 
+    @override
     def checked(self, asked: Asked, properties: dict[str, Any], old: Entity | None) -> tuple[dict[str, Any], dict[str, Any]]:
         if properties["subscriptionRequired"]:
             properties.setdefault("approvalRequired", False)
@@ -37,6 +40,7 @@ class Products(Kind):
             properties.pop(name, None)
         return properties, {}
 
+    @override
     def removing(self, asked: Asked, entity: Entity) -> None:
         owned = [one for one in self.store.children("subscriptions") if one.properties["scope"].lower() == entity.path.lower()]
         if owned and asked.query.get("deletesubscriptions") != "true":
@@ -58,6 +62,7 @@ class ProductApis(Link):
     title = "API"
     target = "apis"
 
+    @override
     def list(self, asked: Asked) -> list[Entity]:
         """APIs of either form: linked by id or through an API link."""
         linked = super().list(asked)
@@ -65,6 +70,7 @@ class ProductApis(Link):
         more = [self.other(link.properties["apiId"].rsplit("/", 1)[-1]) for link in links]
         return linked + [api for api in more if api is not None and api not in linked]
 
+    @override
     def removing(self, asked: Asked, entity: Entity) -> None:
         for link in self.store.children("/".join((*asked.path[:2], "apiLinks"))):
             if link.properties["apiId"].lower() == f"apis/{asked.ids[-1]}".lower():
@@ -79,6 +85,7 @@ class ProductLinks(Kind):
     property_name: ClassVar[str]
     target: ClassVar[str]
 
+    @override
     def checked(self, asked: Asked, properties: dict[str, Any], old: Entity | None) -> tuple[dict[str, Any], dict[str, Any]]:
         path = relative_id(properties[self.property_name], self.property_name)
         other = self.store.get(path)
@@ -86,6 +93,7 @@ class ProductLinks(Kind):
             raise not_found(self.title)
         return {self.property_name: other.path}, {}
 
+    @override
     def shown(self, entity: Entity, asked: Asked) -> dict[str, Any]:
         return {self.property_name: f"{asked.prefix}/{entity.properties[self.property_name]}"}
 

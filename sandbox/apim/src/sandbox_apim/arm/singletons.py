@@ -2,6 +2,8 @@
 
 from typing import Any, ClassVar
 
+from typing_extensions import override
+
 from sandbox_apim.arm.errors import ArmError, not_found, validation
 from sandbox_apim.arm.kinds import Answer, Asked, Field, Kind, http_address, text
 from sandbox_apim.signin import is_base64
@@ -24,6 +26,7 @@ class PortalSettings(Kind):
         "termsOfService": Field(dict),
     }
 
+    @override
     def find(self, asked: Asked) -> Entity:
         name = asked.ids[0].lower()
         if name not in self.names:
@@ -31,24 +34,29 @@ class PortalSettings(Kind):
         found = self.store.get(asked.entity_path)
         return found or self.store.put(f"portalsettings/{name}", default_settings(name), {})
 
+    @override
     def list(self, asked: Asked) -> list[Entity]:
         return [
             self.store.get(f"portalsettings/{name}") or self.store.put(f"portalsettings/{name}", default_settings(name), {})
             for name in self.names
         ]
 
+    @override
     def put(self, asked: Asked) -> Answer:
         self.find(asked)
         answer = super().put(asked)
         return Answer(200, answer.body, answer.etag)
 
+    @override
     def patch(self, asked: Asked) -> Answer:
         answer = super().patch(asked)
         return Answer(204, None, answer.etag)
 
+    @override
     def delete(self, asked: Asked) -> Answer:
         raise ArmError(405, "MethodNotAllowed", "Portal settings cannot be deleted.")
 
+    @override
     def checked(self, asked: Asked, properties: dict[str, Any], old: Entity | None) -> tuple[dict[str, Any], dict[str, Any]]:
         name = asked.ids[0].lower()
         allowed = {"url", "validationKey", "subscriptions", "userRegistration"} if name == "delegation" else {"enabled", "termsOfService"}
@@ -72,6 +80,7 @@ class PortalSettings(Kind):
         if enabled and not secrets.get("validationKey"):
             raise validation("validationKey", "validationKey is required when delegation is enabled.")
 
+    @override
     def action(self, asked: Asked, entity: Entity, name: str) -> Answer:
         if name == "listsecrets" and entity.name.lower() == "delegation":
             return Answer(200, {"validationKey": entity.secrets.get("validationKey")}, entity.etag)

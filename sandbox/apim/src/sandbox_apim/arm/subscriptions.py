@@ -5,6 +5,8 @@ import secrets
 from datetime import datetime
 from typing import Any, ClassVar
 
+from typing_extensions import override
+
 from sandbox_apim.arm.errors import not_found, validation
 from sandbox_apim.arm.kinds import Answer, Asked, Field, Kind, relative_id, text, timestamp
 from sandbox_apim.store import Entity
@@ -20,7 +22,7 @@ def new_key() -> str:
 
 
 class Subscriptions(Kind):
-    collection = ("subscriptions",)
+    collection: ClassVar[tuple[str, ...]] = ("subscriptions",)
     type_name = "subscriptions"
     title = "Subscription"
     filters = ("name", "displayName", "stateComment", "ownerId", "scope", "userId", "productId", "state")
@@ -38,6 +40,7 @@ class Subscriptions(Kind):
         "allowTracing": Field(bool),
     }
 
+    @override
     def put(self, asked: Asked) -> Answer:
         if SID.fullmatch(asked.ids[0]) is None:
             raise validation("sid", "sid has 1 to 256 characters and none of * # & + : < > ?")
@@ -47,6 +50,7 @@ class Subscriptions(Kind):
                 raise validation(name, f"{name} can be set only by PATCH.")
         return super().put(asked)
 
+    @override
     def checked(self, asked: Asked, properties: dict[str, Any], old: Entity | None) -> tuple[dict[str, Any], dict[str, Any]]:
         before = old.properties if old else {}
         kept = {name: value for name, value in properties.items() if name not in {"primaryKey", "secondaryKey"}}
@@ -66,12 +70,14 @@ class Subscriptions(Kind):
             self._check_limit(kept)
         return kept, self._keys(asked, properties, old)
 
+    @override
     def shown(self, entity: Entity, asked: Asked) -> dict[str, Any]:
         shown = {**entity.properties, "scope": f"{asked.prefix}/{entity.properties['scope']}"}
         if shown.get("ownerId"):
             shown["ownerId"] = f"{asked.prefix}/{shown['ownerId']}"
         return shown
 
+    @override
     def filter_fields(self) -> dict[str, Any]:
         prefix = "/"
         return {
@@ -82,6 +88,7 @@ class Subscriptions(Kind):
             "productId": lambda one: str(one.properties["scope"]).partition("products/")[2],
         }
 
+    @override
     def action(self, asked: Asked, entity: Entity, name: str) -> Answer:
         if name == "listsecrets":
             return Answer(200, dict(entity.secrets), entity.etag)
@@ -152,11 +159,13 @@ class UserSubscriptions(Subscriptions):
     collection = ("users", "*", "subscriptions")
     type_name = "users/subscriptions"
 
+    @override
     def list(self, asked: Asked) -> list[Entity]:
         self.require_parent(asked)
         owner = "/".join(asked.path[:2]).lower()
         return [one for one in self.store.children("subscriptions") if str(one.properties.get("ownerId", "")).lower() == owner]
 
+    @override
     def find(self, asked: Asked) -> Entity:
         entity = self.store.get(f"subscriptions/{asked.ids[-1]}")
         if entity is None or str(entity.properties.get("ownerId", "")).lower() != "/".join(asked.path[:2]).lower():
@@ -170,6 +179,7 @@ class ProductSubscriptions(Subscriptions):
     collection = ("products", "*", "subscriptions")
     type_name = "products/subscriptions"
 
+    @override
     def list(self, asked: Asked) -> list[Entity]:
         self.require_parent(asked)
         scope = "/".join(asked.path[:2]).lower()

@@ -46,7 +46,6 @@ class LogLine:
     topic: str
     value: bytes
     key: bytes | None = None
-    partition: int | None = None
 
 
 @dataclass(slots=True)

@@ -174,18 +174,15 @@ class Reader:
         )
 
     def log(self, element: Any, _section: str) -> steps.Step:
-        self._attributes(element, {"logger-id", "partition-id", "partition-key"}, required={"logger-id"})
+        self._attributes(element, {"logger-id", "partition-key"}, required={"logger-id"})
         self._no_children(element)
         logger, key = element.get("logger-id"), element.get("partition-key")
         topic = self._around.logger_topic(logger)
         if topic is None:
             raise self._error(element, f"Logger '{logger}' was not found, or is not an azureEventHub logger")
-        if key is not None and element.get("partition-id") is not None:
-            raise self._error(element, "'partition-id' and 'partition-key' exclude each other")
-        partition = self._number(element, "partition-id", least=0) if element.get("partition-id") is not None else None
         if not (element.text or "").strip():
             raise self._error(element, "the message is empty")
-        return steps.LogToEventHub(topic, self._text(element), compile_template(key) if key is not None else None, partition)
+        return steps.LogToEventHub(topic, self._text(element), compile_template(key) if key is not None else None)
 
     def set_header(self, element: Any, section: str) -> steps.Step:
         self._attributes(element, {"name", "exists-action"}, required={"name"})

@@ -1,11 +1,10 @@
 """Parses the closed list of policy expressions into functions of a call; any other text is refused, never ignored."""
 
-from typing import Any
-
 import orjson
 
-from sandbox_apim.policy.call import Call, ExpressionError
+from sandbox_apim.policy.call import Call
 from sandbox_apim.policy.members import MEMBERS, Getter, Typed, date_format, header, strict
+from sandbox_apim.policy.operators import add, comparable, compare, json_value, logical, require, text, to_int
 from sandbox_apim.policy.tokens import ExpressionSyntaxError, Token, expression_end, tokenize
 
 __all__ = ["ExpressionSyntaxError", "Template", "compile_template", "compile_value"]
@@ -40,7 +39,7 @@ class Template:
     def __call__(self, call: Call) -> str:
         if self._value is None:
             return self.literal or ""
-        return _text(self._value.get(call))
+        return text(self._value.get(call))
 
 
 def compile_template(text: str) -> Template:
@@ -48,12 +47,6 @@ def compile_template(text: str) -> Template:
     if value is not None and value.type not in {"string", "guid", "int"}:
         raise ExpressionSyntaxError(f"Cannot implicitly convert type '{value.type}' to 'string'")
     return Template(text, value)
-
-
-def _text(value: Any) -> str:
-    if value is None:
-        return ""
-    return str(value)
 
 
 class Parser:
@@ -90,39 +83,39 @@ class Parser:
         if not self._accept("??"):
             return left
         right = self._coalesce()
-        if not _comparable(left.type, right.type):
+        if not comparable(left.type, right.type):
             raise ExpressionSyntaxError(f"Operator '??' cannot be applied to operands of type '{left.type}' and '{right.type}'")
         return Typed(left.type, lambda call: value if (value := left.get(call)) is not None else right.get(call))
 
     def _or(self) -> Typed:
         left = self._and()
         while self._accept("||"):
-            left = _logical("||", left, self._and())
+            left = logical("||", left, self._and())
         return left
 
     def _and(self) -> Typed:
         left = self._comparison()
         while self._accept("&&"):
-            left = _logical("&&", left, self._comparison())
+            left = logical("&&", left, self._comparison())
         return left
 
     def _comparison(self) -> Typed:
         left = self._sum()
         for mark in ("==", "!=", ">=", "<=", ">", "<"):
             if self._accept(mark):
-                return _compare(mark, left, self._sum())
+                return compare(mark, left, self._sum())
         return left
 
     def _sum(self) -> Typed:
         left = self._unary()
         while self._accept("+"):
-            left = _add(left, self._unary())
+            left = add(left, self._unary())
         return left
 
     def _unary(self) -> Typed:
         if self._accept("!"):
             inner = self._unary()
-            _require(inner, "bool", "!")
+            require(inner, "bool", "!")
             return Typed("bool", lambda call: not inner.get(call))
         if self._peek().text == "(" and self._peek(1).text in CASTS:
             return self._cast()
@@ -135,7 +128,7 @@ class Parser:
         self._expect("mark", ")")
         inner = self._unary()
         if CASTS[target] == "int" and inner.type in {"int", "double"}:
-            return Typed("int", _to_int(inner.get, nullable=nullable))
+            return Typed("int", to_int(inner.get, nullable=nullable))
         if CASTS[target] != inner.type:
             raise ExpressionSyntaxError(f"Cannot convert type '{inner.type}' to '{target}'")
         return inner
@@ -149,10 +142,10 @@ class Parser:
                     self._expect(None, part)
             self._expect("mark", ")")
             inner = value.get
-            value = Typed("string", lambda call, inner=inner: None if (found := inner(call)) is None else _text(found))  # type: ignore[misc]
+            value = Typed("string", lambda call, inner=inner: None if (found := inner(call)) is None else text(found))  # type: ignore[misc]
         return value
 
-    def _primary(self) -> Typed:
+    def _primary(self) -> Typed:  # noqa: PLR0911 - one return per form is the clearest list
         token = self._take()
         if token.kind == "string":
             return Typed("string", lambda _: token.text)
@@ -185,7 +178,7 @@ class Parser:
         self._expect("mark", ")")
         if inner.type not in {"string", "int", "double"}:
             raise ExpressionSyntaxError(f"'{owner}.{method}' cannot convert '{inner.type}'")
-        return Typed("int", _to_int(inner.get, nullable=False, null_is_zero=owner == "Convert"))
+        return Typed("int", to_int(inner.get, nullable=False, null_is_zero=owner == "Convert"))
 
     def _json_object(self) -> Typed:
         self._expect("name", "JObject")
@@ -201,7 +194,7 @@ class Parser:
             if name.kind != "string" or name.text in [known for known, _ in properties]:
                 raise ExpressionSyntaxError("JProperty needs a literal name that is used once")
             self._expect("mark", ",")
-            properties.append((name.text, _json_value(self.expression())))
+            properties.append((name.text, json_value(self.expression())))
             self._expect("mark", ")")
         return Typed("json", lambda call: orjson.dumps({name: get(call) for name, get in properties}).decode())
 
@@ -274,65 +267,3 @@ class Parser:
         if (kind is not None and token.kind != kind) or (text is not None and token.text != text):
             raise ExpressionSyntaxError(f"{text or kind} expected, found '{token.text or 'end of text'}'")
         return token
-
-
-def _comparable(left: str, right: str) -> bool:
-    numbers = {"int", "double"}
-    return left == right or "null" in {left, right} or {left, right} <= numbers
-
-
-def _require(value: Typed, kind: str, operator: str) -> None:
-    if value.type != kind:
-        raise ExpressionSyntaxError(f"Operator '{operator}' cannot be applied to operand of type '{value.type}'")
-
-
-def _logical(operator: str, left: Typed, right: Typed) -> Typed:
-    _require(left, "bool", operator)
-    _require(right, "bool", operator)
-    if operator == "||":
-        return Typed("bool", lambda call: left.get(call) or right.get(call))
-    return Typed("bool", lambda call: left.get(call) and right.get(call))
-
-
-def _compare(mark: str, left: Typed, right: Typed) -> Typed:
-    if not _comparable(left.type, right.type) or (mark in {">", "<", ">=", "<="} and left.type not in {"int", "double"}):
-        raise ExpressionSyntaxError(f"Operator '{mark}' cannot be applied to operands of type '{left.type}' and '{right.type}'")
-
-    def compare(call: Call) -> bool:
-        first, second = left.get(call), right.get(call)
-        if mark == "==":
-            return bool(first == second)
-        if mark == "!=":
-            return bool(first != second)
-        if first is None or second is None:
-            return False  # as C# compares nullable numbers
-        return bool({">": first > second, "<": first < second, ">=": first >= second, "<=": first <= second}[mark])
-
-    return Typed("bool", compare)
-
-
-def _add(left: Typed, right: Typed) -> Typed:
-    if left.type == right.type == "int":
-        return Typed("int", lambda call: left.get(call) + right.get(call))
-    if "string" not in {left.type, right.type} or "json" in {left.type, right.type}:
-        raise ExpressionSyntaxError(f"Operator '+' cannot be applied to operands of type '{left.type}' and '{right.type}'")
-    return Typed("string", lambda call: _text(left.get(call)) + _text(right.get(call)))
-
-
-def _to_int(get: Getter, *, nullable: bool, null_is_zero: bool = False) -> Getter:
-    def convert(call: Call) -> int | None:
-        value = get(call)
-        if value is None and (nullable or null_is_zero):
-            return 0 if null_is_zero else None
-        try:
-            return int(value)
-        except (TypeError, ValueError) as error:
-            raise ExpressionError("Input string was not in a correct format.") from error
-
-    return convert
-
-
-def _json_value(value: Typed) -> Getter:
-    if value.type in {"string", "guid", "int", "double", "bool", "null"}:
-        return value.get
-    raise ExpressionSyntaxError(f"a JProperty cannot hold '{value.type}'")

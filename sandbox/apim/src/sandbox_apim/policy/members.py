@@ -1,5 +1,6 @@
 """The closed list of what expressions may read from `context`, each with its C# type."""
 
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ from sandbox_apim.store import Entity
 
 Getter = Callable[[Call], Any]
 DATE_PARTS = {"yyyy": "%Y", "MM": "%m", "dd": "%d", "HH": "%H", "mm": "%M", "ss": "%S"}
+DATE_MARKS = frozenset("-:/.TZ")
 
 
 class Typed(NamedTuple):
@@ -79,13 +81,12 @@ def date_format(pattern: str) -> Callable[[datetime], str]:
     """Return .NET's DateTime.ToString for "o" and for patterns of yyyy MM dd HH mm ss and the marks - : / . T Z."""
     if pattern in {"o", "O"}:
         return lambda moment: moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f") + "0Z"  # .NET writes seven digits
-    code, rest = "", pattern
-    while rest:
-        part = next((part for part in DATE_PARTS if rest.startswith(part)), None)
-        if part is None and rest[0] not in "-:/.TZ":
+    code = ""
+    for run in re.finditer(r"(.)\1*", pattern, re.DOTALL):  # a run of one letter is one part: dddd is not dd twice
+        part = DATE_PARTS.get(run.group())
+        if part is None and run.group() not in DATE_MARKS:
             raise ExpressionSyntaxError(f"the date format '{pattern}' is not supported by the sandbox")
-        code += DATE_PARTS[part] if part else rest[0]
-        rest = rest[len(part or rest[0]) :]
+        code += part or run.group()
     return lambda moment: moment.astimezone(UTC).strftime(code)
 
 

@@ -122,12 +122,11 @@ class LogToEventHub:
     topic: str
     message: Template
     key: Template | None
-    partition: int | None
 
     def __call__(self, call: Call) -> None:
         value = self.message(call).encode()[:MESSAGE_BYTES_MAX]
         key = self.key(call).encode() if self.key else None
-        call.log_lines.append(LogLine(self.topic, value, key, self.partition))
+        call.log_lines.append(LogLine(self.topic, value, key))
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,12 +156,7 @@ class Choose:
     otherwise: tuple[Step, ...]
 
     def __call__(self, call: Call) -> None:
-        for condition, chosen in self.branches:
-            if condition(call):
-                break
-        else:
-            chosen = self.otherwise
-        for step in chosen:
+        for step in next((steps for condition, steps in self.branches if condition(call)), self.otherwise):
             step(call)
 
 
