@@ -7,8 +7,8 @@ from typing import Any, Self, TypeVar
 import stamina
 from azure.core.credentials import AccessToken
 from azure.core.exceptions import HttpResponseError, ServiceRequestError, ServiceResponseError
-from azure.identity.aio import DefaultAzureCredential
 from azure.mgmt.apimanagement.aio import ApiManagementClient
+from pydantic import SecretStr
 
 from billing_common.settings import ApimSettings
 
@@ -35,10 +35,17 @@ class StaticCredential:
         """Nothing is open."""
 
 
+def _credential(token: SecretStr | None) -> Any:
+    if token is not None:
+        return StaticCredential(token.get_secret_value())
+    from azure.identity.aio import DefaultAzureCredential  # half a second to import, and of no use on the sandbox
+
+    return DefaultAzureCredential()
+
+
 def create_client(settings: ApimSettings) -> ApiManagementClient:
     """Return a client bound to the running event loop; close it with `await client.close()`."""
-    token = settings.apim_static_token
-    credential: Any = StaticCredential(token.get_secret_value()) if token else DefaultAzureCredential()
+    credential = _credential(settings.apim_static_token)
     verify: Any = str(settings.apim_ca_file) if settings.apim_ca_file else True
     return ApiManagementClient(
         credential,
