@@ -2,15 +2,23 @@
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import asyncpg
 import pytest
+from azure.mgmt.apimanagement.aio import ApiManagementClient
+from azure.mgmt.apimanagement.models import ProductContract, UserCreateParameters
+from pydantic import SecretStr
 
 from billing_common import testing
+from billing_common.apim_client import create_client
 from billing_common.clock import BusinessClock
 from billing_common.db import create_pool
 from billing_common.events import SubscriptionCancellationRequested, SubscriptionUpdated, UsageThresholdReached
+from billing_common.settings import ApimSettings
+from sandbox_apim.app import Sandbox, running
+from sandbox_apim.settings import Settings as SandboxSettings
 from subscription_enforcer.apim_gateway import ApimError, Found, Wanted
 from subscription_enforcer.app import MIGRATIONS, NAME
 
@@ -45,6 +53,43 @@ async def pool(database: str) -> AsyncIterator[asyncpg.Pool]:
 @pytest.fixture
 def clock() -> BusinessClock:
     return BusinessClock(offset_allowed=True)
+
+
+PLACE = ("turnpike", "turnpike")
+
+
+@pytest.fixture(scope="session")
+async def sandbox(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Sandbox]:
+    settings = SandboxSettings(data_dir=tmp_path_factory.mktemp("apim"), arm_port=0, portal_port=0, gateway_port=0)
+    async with running(settings, BusinessClock(offset_allowed=True)) as started:
+        yield started
+
+
+@pytest.fixture
+def apim_settings(sandbox: Sandbox) -> ApimSettings:
+    return ApimSettings(
+        apim_base_url=sandbox.management_url,
+        apim_subscription_id="00000000-0000-0000-0000-000000000000",
+        apim_resource_group=PLACE[0],
+        apim_service_name=PLACE[1],
+        apim_ca_file=Path(sandbox.certificate.ca_file),
+        apim_static_token=SecretStr("sandbox-arm-token"),
+    )
+
+
+@pytest.fixture
+async def client(sandbox: Sandbox, apim_settings: ApimSettings) -> AsyncIterator[ApiManagementClient]:
+    """A client of a sandbox with one user, two products and, at first, no subscription of ours."""
+    client = create_client(apim_settings)
+    user = UserCreateParameters(email="user@example.org", first_name="A", last_name="User")
+    await client.user.create_or_update(*PLACE, "u-1", user)
+    for product in ("standard", "pro"):
+        await client.product.create_or_update(*PLACE, product, ProductContract(display_name=product, subscription_required=True))
+    yield client
+    sandbox.faults.waiting.clear()
+    for sid in [str(found.name) async for found in client.subscription.list(*PLACE) if found.name != "master"]:
+        await client.subscription.delete(*PLACE, sid, "*")
+    await client.close()
 
 
 class RecordingApim:

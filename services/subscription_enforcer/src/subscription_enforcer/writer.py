@@ -1,6 +1,7 @@
 """The one writer to API Management: applies what access should be, confirms it, and tells it."""
 
 import asyncio
+import time
 from contextlib import suppress
 from datetime import datetime, timedelta
 from uuid import UUID, uuid4
@@ -45,6 +46,7 @@ class Writer:
         self._pool, self._gateway, self._clock = pool, gateway, clock
         self._minimum, self._share = minimum, share
         self._wake = asyncio.Event()
+        self._looked = 0.0
 
     async def run(self) -> None:
         """Apply until cancelled. NOTIFY is a hint; the poll is the truth."""
@@ -66,18 +68,16 @@ class Writer:
             await self._pool.release(connection)
 
     async def round(self) -> int:
-        """Apply a few of what is pending; returns how many were tried."""
-        await self._reconsider()
-        await self._let_go()
+        """Apply a few of what is pending, or see what has become due; returns how much was found."""
         found = await store.pending(self._pool, limit=ROUND)
         for pending in found:
             if await self._is_permitted(pending):
                 await self.apply(pending)
-        left = await store.backlog(self._pool)
-        PENDING.set(left.pending)
-        HELD.set(left.held)
-        FAILING.set(left.failing)
-        return len(found)
+        due = 0
+        if not found or time.monotonic() - self._looked >= POLL_SECONDS:
+            self._looked = time.monotonic()
+            due = await self._reconsider() + await self._let_go()
+        return len(found) + due
 
     async def apply(self, pending: Pending) -> None:
         """Intent, call, outcome."""
@@ -136,12 +136,15 @@ class Writer:
                 event_id=str(announced.event_id),
             )
 
-    async def _reconsider(self) -> None:
+    async def _reconsider(self) -> int:
+        """Decide again where time alone changes the answer; returns how often."""
         now = self._clock.now()
-        for subscription_id in await store.to_reconsider(self._pool, now):
+        found = await store.to_reconsider(self._pool, now)
+        for subscription_id in found:
             async with self._pool.acquire() as connection, connection.transaction():
                 facts = await store.lock_facts(connection, subscription_id, "")
                 await store.save(connection, facts, domain.decide(facts, now))
+        return len(found)
 
     # --- the breaker ---
 
@@ -160,9 +163,14 @@ class Writer:
         allowed = domain.suspensions_allowed(live=await store.live_count(self._pool), minimum=self._minimum, share=self._share)
         return allowed - len(await store.payment_suspensions(self._pool, self._clock.now() - HOUR))
 
-    async def _let_go(self) -> None:
-        if (await store.backlog(self._pool)).held and (left := await self._left_this_hour()) > 0:
-            await store.let_go(self._pool, left)
+    async def _let_go(self) -> int:
+        """Let as many held suspensions through as the hour allows again; returns how many."""
+        left = await store.backlog(self._pool)
+        PENDING.set(left.pending)
+        HELD.set(left.held)
+        FAILING.set(left.failing)
+        allowed = await self._left_this_hour() if left.held else 0
+        return await store.let_go(self._pool, allowed) if allowed > 0 else 0
 
     # --- status ---
 
