@@ -67,7 +67,9 @@ def is_collision(error: Exception) -> bool:
 
 async def write(operation: Callable[[], Awaitable[T]], *, attempts: int = 5) -> T:
     """Do one write, again after a collision, throttling or an outage, with a growing pause. Other errors pass through."""
-    async for attempt in stamina.retry_context(on=is_collision, attempts=attempts, timeout=60, wait_initial=0.1, wait_max=5):
+    async for attempt in stamina.retry_context(
+        on=is_collision, attempts=attempts, timeout=60, wait_initial=0.1, wait_max=5, wait_jitter=0.1
+    ):
         with attempt:
             return await operation()
     raise AssertionError("unreachable: the retry context returns or raises")
