@@ -160,10 +160,21 @@ def clock() -> BusinessClock:
     return BusinessClock()
 
 
+@pytest.fixture(scope="session")
+async def version_outside(database: str, outside: Outside) -> Version:
+    """The catalogue of the repository, applied to both sandboxes once."""
+    pool = await create_pool(database, schema="checkout")
+    done = await applying.apply(pool, outside, Catalogue.parse(FILE.read_text()), by="test", now=datetime.now(UTC))
+    await pool.close()
+    return done.version
+
+
 @pytest.fixture
-async def applied(pool: asyncpg.Pool, outside: Outside) -> applying.Applied:
-    """The catalogue of the repository, applied: quick when the sandboxes have it already."""
-    return await applying.apply(pool, outside, Catalogue.parse(FILE.read_text()), by="test", now=datetime.now(UTC))
+async def applied(version_outside: Version, pool: asyncpg.Pool) -> Version:
+    """A database that knows what was applied."""
+    async with pool.acquire() as connection:
+        await store_catalogue.add(connection, version_outside)
+    return version_outside
 
 
 @pytest.fixture

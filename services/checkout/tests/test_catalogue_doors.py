@@ -13,9 +13,10 @@ import stripe
 from billing_common.catalogue import Catalogue
 from billing_common.events import CatalogueApplied
 from billing_common.testing import events_in_outbox
-from checkout import applying, store_catalogue
+from checkout import store_catalogue
 from checkout.apim_gateway import ApimUnavailableError
 from checkout.applying import Outside
+from checkout.store_catalogue import Version
 
 TEXT = (Path(__file__).parents[3] / "monetizationModels.json").read_text()
 Topics = Callable[[], Awaitable[list[str]]]
@@ -50,18 +51,18 @@ async def test_applying_puts_seven_products_into_apim_and_six_into_stripe(
 
 
 async def test_applying_the_same_again_changes_nothing_and_publishes_nothing(
-    applied: applying.Applied, door: httpx.AsyncClient, outbox: Topics
+    applied: Version, door: httpx.AsyncClient, outbox: Topics
 ) -> None:
     before = await outbox()
     plan = (await door.post("/v1/catalogue/plan", content=TEXT)).json()
     assert (plan["changes"], plan["steps"]) == (False, [])
     again = (await door.post("/v1/catalogue/apply", content=TEXT)).json()
     assert (again["version"], again["new_version"], again["done"]) == (1, False, [])
-    assert await outbox() == before == ["catalogue.applied"]
+    assert await outbox() == before == []
 
 
 async def test_a_new_price_replaces_the_old_one_which_is_archived_and_back_again(
-    applied: applying.Applied, door: httpx.AsyncClient, stripe_api: stripe.StripeClient
+    applied: Version, door: httpx.AsyncClient, stripe_api: stripe.StripeClient
 ) -> None:
     async def active() -> list[str]:
         product = {"product": "turnpike_payg", "active": True, "limit": 10}
@@ -79,7 +80,7 @@ async def test_a_new_price_replaces_the_old_one_which_is_archived_and_back_again
     assert [entry["version"] for entry in history] == [3, 2, 1]
 
 
-async def test_an_apply_refuses_when_the_world_moved_since_the_plan(applied: applying.Applied, door: httpx.AsyncClient) -> None:
+async def test_an_apply_refuses_when_the_world_moved_since_the_plan(applied: Version, door: httpx.AsyncClient) -> None:
     answer = await door.post("/v1/catalogue/apply?plan=0123456789abcdef", content=TEXT)
     assert (answer.status_code, answer.json()["error"]["code"]) == (409, "plan_moved")
 
@@ -95,7 +96,7 @@ async def test_a_broken_catalogue_is_refused_with_all_problems_before_anything_i
 
 
 async def test_an_interrupted_apply_says_what_is_left_and_the_next_one_finishes(
-    applied: applying.Applied, pool: asyncpg.Pool, outside: Outside, monkeypatch: pytest.MonkeyPatch, door: httpx.AsyncClient
+    applied: Version, pool: asyncpg.Pool, outside: Outside, monkeypatch: pytest.MonkeyPatch, door: httpx.AsyncClient
 ) -> None:
     changed = TEXT.replace("Packages of 1,500,000 calls, as many as you need.", "As many packages as you need.").replace(
         '"calls": 3500', '"calls": 3600'
@@ -118,13 +119,13 @@ async def test_an_interrupted_apply_says_what_is_left_and_the_next_one_finishes(
     await door.post("/v1/catalogue/apply", content=TEXT)
 
 
-async def test_two_applies_at_once_do_not_mix(applied: applying.Applied, pool: asyncpg.Pool, door: httpx.AsyncClient) -> None:
+async def test_two_applies_at_once_do_not_mix(applied: Version, pool: asyncpg.Pool, door: httpx.AsyncClient) -> None:
     async with store_catalogue.apply_lock(pool):
         answer = await door.post("/v1/catalogue/apply", content=TEXT)
     assert (answer.status_code, answer.json()["error"]["code"]) == (409, "apply_running")
 
 
-async def test_a_product_with_subscribers_cannot_be_removed(applied: applying.Applied, pool: asyncpg.Pool, door: httpx.AsyncClient) -> None:
+async def test_a_product_with_subscribers_cannot_be_removed(applied: Version, pool: asyncpg.Pool, door: httpx.AsyncClient) -> None:
     await pool.execute("insert into account(account_id) values ('a')")
     await pool.execute(
         "insert into subscription values ('s', 'a', 'u', 'pro', 1, 'Name', 'usd', false, 'live', 1, 'active', $1, null, 'sub_x', $1)",
@@ -146,9 +147,7 @@ QUOTES = [
 
 
 @pytest.mark.parametrize(("body", "total"), QUOTES)
-async def test_a_quote_has_the_lines_of_the_invoice(
-    applied: applying.Applied, door: httpx.AsyncClient, body: dict[str, object], total: int
-) -> None:
+async def test_a_quote_has_the_lines_of_the_invoice(known: None, door: httpx.AsyncClient, body: dict[str, object], total: int) -> None:
     answer = (await door.post("/v1/quotes", json=body)).json()
     assert answer["total_minor"] == total == sum(line["amount_minor"] for line in answer["lines"])
     assert answer["currency"] == "usd"
@@ -164,7 +163,7 @@ async def test_a_quote_has_the_lines_of_the_invoice(
     ],
 )
 async def test_a_quote_that_makes_no_sense_is_refused(
-    applied: applying.Applied, door: httpx.AsyncClient, body: dict[str, object], status: int, code: str
+    known: None, door: httpx.AsyncClient, body: dict[str, object], status: int, code: str
 ) -> None:
     answer = await door.post("/v1/quotes", json=body)
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)

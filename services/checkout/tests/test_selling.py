@@ -9,8 +9,8 @@ import httpx
 import pytest
 import stripe
 
-from checkout import applying
 from checkout.intents import Worker, intend
+from checkout.store_catalogue import Version
 from checkout.stripe_gateway import StripeGateway, StripeUnavailableError
 
 
@@ -33,7 +33,7 @@ async def ask(door: httpx.AsyncClient, body: dict[str, str]) -> Any:
 
 
 async def test_a_session_sells_base_and_usage_with_the_metadata_on_the_subscription(
-    applied: applying.Applied, door: httpx.AsyncClient, stripe_api: stripe.StripeClient, pool: asyncpg.Pool
+    applied: Version, door: httpx.AsyncClient, stripe_api: stripe.StripeClient, pool: asyncpg.Pool
 ) -> None:
     body = wish()
     opened = await ask(door, body)
@@ -46,7 +46,7 @@ async def test_a_session_sells_base_and_usage_with_the_metadata_on_the_subscript
     assert await pool.fetchval("select stripe_customer_id from account where account_id = $1", body["account_id"]) == customer.id
 
 
-async def test_asking_twice_at_once_gives_one_session(applied: applying.Applied, door: httpx.AsyncClient) -> None:
+async def test_asking_twice_at_once_gives_one_session(applied: Version, door: httpx.AsyncClient) -> None:
     body = wish()
     first, second = await asyncio.gather(ask(door, body), ask(door, body))
     assert first["session_id"] == second["session_id"]
@@ -54,7 +54,7 @@ async def test_asking_twice_at_once_gives_one_session(applied: applying.Applied,
 
 
 async def test_another_request_for_the_same_product_ends_the_session_before(
-    applied: applying.Applied, door: httpx.AsyncClient, stripe_api: stripe.StripeClient, worker: Worker
+    applied: Version, door: httpx.AsyncClient, stripe_api: stripe.StripeClient, worker: Worker
 ) -> None:
     body = wish()
     first = await ask(door, body)
@@ -73,14 +73,14 @@ REFUSALS = [
 
 @pytest.mark.parametrize(("change", "status", "code"), REFUSALS)
 async def test_what_cannot_be_sold_is_refused(
-    applied: applying.Applied, door: httpx.AsyncClient, change: dict[str, str], status: int, code: str
+    applied: Version, door: httpx.AsyncClient, change: dict[str, str], status: int, code: str
 ) -> None:
     answer = await door.post("/v1/checkout-sessions", json=wish() | change)
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
 
 
 async def test_a_second_live_subscription_and_a_foreign_user_are_refused(
-    applied: applying.Applied, door: httpx.AsyncClient, pool: asyncpg.Pool
+    applied: Version, door: httpx.AsyncClient, pool: asyncpg.Pool
 ) -> None:
     body = wish()
     await ask(door, body)
@@ -91,13 +91,13 @@ async def test_a_second_live_subscription_and_a_foreign_user_are_refused(
     assert (await ask(door, body))["error"]["code"] == "already_subscribed"
 
 
-async def test_a_subscription_id_cannot_be_used_for_another_account(applied: applying.Applied, door: httpx.AsyncClient) -> None:
+async def test_a_subscription_id_cannot_be_used_for_another_account(applied: Version, door: httpx.AsyncClient) -> None:
     body = wish()
     await ask(door, body)
     assert (await ask(door, body | {"account_id": "a-other"}))["error"]["code"] == "subscription_mismatch"
 
 
-async def test_the_portal_opens_for_customers_only(applied: applying.Applied, door: httpx.AsyncClient) -> None:
+async def test_the_portal_opens_for_customers_only(applied: Version, door: httpx.AsyncClient) -> None:
     body = wish()
     portal = {"account_id": body["account_id"], "return_url": "http://localhost:8000/"}
     assert (await door.post("/v1/billing-portal-sessions", json=portal)).status_code == 404
@@ -105,8 +105,10 @@ async def test_the_portal_opens_for_customers_only(applied: applying.Applied, do
     assert (await door.post("/v1/billing-portal-sessions", json=portal)).json()["url"].startswith("http")
 
 
-async def new_subscription(api: stripe.StripeClient, product: str, start: str = "pm_card_visa") -> tuple[str, str]:
-    customer = await api.v1.customers.create_async({"payment_method": start, "invoice_settings": {"default_payment_method": start}})
+async def new_subscription(api: stripe.StripeClient, product: str) -> tuple[str, str]:
+    customer = await api.v1.customers.create_async({})
+    method = await api.v1.payment_methods.attach_async("pm_card_visa", {"customer": customer.id})
+    await api.v1.customers.update_async(customer.id, {"invoice_settings": {"default_payment_method": method.id}})
     prices = await api.v1.prices.list_async({"product": f"turnpike_{product}", "active": True})
     items: Any = [{"price": price.id} for price in prices.data]
     params: Any = {"customer": customer.id, "items": items, "billing_mode": {"type": "flexible"}}
@@ -114,7 +116,7 @@ async def new_subscription(api: stripe.StripeClient, product: str, start: str = 
 
 
 async def test_intended_calls_reach_stripe_in_order(
-    applied: applying.Applied, pool: asyncpg.Pool, worker: Worker, stripe_api: stripe.StripeClient
+    applied: Version, pool: asyncpg.Pool, worker: Worker, stripe_api: stripe.StripeClient
 ) -> None:
     customer, subscription = await new_subscription(stripe_api, "enterprise")
     item = {"customer": customer, "subscription": subscription, "currency": "usd", "amount": 74_995, "description": "at least 1"}
@@ -131,7 +133,7 @@ async def test_intended_calls_reach_stripe_in_order(
 
 
 async def test_an_outage_postpones_a_call_and_a_refusal_ends_it(
-    applied: applying.Applied, pool: asyncpg.Pool, worker: Worker, gateway: StripeGateway, monkeypatch: pytest.MonkeyPatch
+    applied: Version, pool: asyncpg.Pool, worker: Worker, gateway: StripeGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def down(*_: object, **__: object) -> None:
         raise StripeUnavailableError("HTTP 500", replayed=True)
