@@ -85,7 +85,7 @@ def install_routes(public_app: FastAPI, internal_app: FastAPI, pages: Pages) -> 
         return pages.error(request, 503, explanation, ("Go to your subscriptions", "/subscriptions"))
 
 
-def build(settings: Settings) -> Service:
+def create_service(settings: Settings) -> Service:
     """Return the service, ready to run."""
     service = Service(NAME, settings, migrations=MIGRATIONS, routers=[handlers.router])
     assert service.public is not None
