@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 import stripe
+import structlog
 import uvicorn
 
 from sandbox_stripe.app import build
@@ -20,6 +21,10 @@ from sandbox_stripe.settings import Settings
 
 CARD = {"number": "4242 4242 4242 4242", "expiry": "12 / 34", "cvc": "123", "name": "A Buyer"}
 KEY = "sk_test_turnpike_sandbox"
+structlog.configure(
+    processors=[structlog.processors.format_exc_info, structlog.processors.KeyValueRenderer()],
+    wrapper_class=structlog.make_filtering_bound_logger(30),
+)
 RECORDED: list[tuple[str, str, int, dict[str, Any]]] = []  # every API answer of the run: method, path, status, body
 
 

@@ -28,7 +28,7 @@ class Call:
 
     def require(self, *names: str) -> None:
         for name in names:
-            if self.params.get(name) in {None, ""}:
+            if self.params.get(name) in (None, "", []):
                 raise missing_parameter(name)
 
     def page(self, type_: str, *, keep: Callable[[Json], bool] | None = None, params: Json | None = None, **columns: str) -> Json:
@@ -66,7 +66,7 @@ def created_filter(given: Any) -> Callable[[Json], bool]:
 
 def equal(params: Json, *names: str) -> Callable[[Json], bool]:
     """Keep the objects whose fields equal the parameters that were given."""
-    wanted = {name: params[name] for name in names if params.get(name) not in {None, ""}}
+    wanted = {name: params[name] for name in names if params.get(name) not in (None, "")}
     return lambda one: all(one.get(name) == value for name, value in wanted.items())
 
 

@@ -144,11 +144,13 @@ def _body(order: Order, plan: Schedule) -> Json:
 
 
 def add_item(world: World, subscription: Json, wanted: Json, period: tuple[int, int]) -> Json:
-    return world.new("subscription_item", {
+    item = world.new("subscription_item", {
         "billing_thresholds": None, "current_period_end": period[1], "current_period_start": period[0], "discounts": [],
         "metadata": wanted.get("metadata") or {}, "quantity": wanted.get("quantity"), "subscription": subscription["id"], "tax_rates": [],
         "billed_until": None, "_price": wanted["price"]["id"], "_parent": subscription["id"],
     }, of=subscription)  # fmt: skip
+    item.pop("livemode")  # items have no such field
+    return world.store.save(item)
 
 
 def _schedule_end(world: World, subscription: Json, end: int) -> None:
