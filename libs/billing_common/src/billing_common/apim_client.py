@@ -1,12 +1,15 @@
 """One way to make an API Management client and to write to it. Import it only where APIM is spoken to."""
 
+import ssl
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Self, TypeVar
 
+import aiohttp
 import stamina
 from azure.core.credentials import AccessToken
 from azure.core.exceptions import HttpResponseError, ServiceRequestError, ServiceResponseError
+from azure.core.pipeline.transport import AioHttpTransport
 from azure.mgmt.apimanagement.aio import ApiManagementClient
 from pydantic import SecretStr
 
@@ -43,17 +46,23 @@ def _credential(token: SecretStr | None) -> Any:
     return DefaultAzureCredential()
 
 
+def _transport(settings: ApimSettings) -> AioHttpTransport:
+    """Return a transport with one TLS context: given a CA file, the SDK makes a new one, and so a new connection, for each request."""
+    context = ssl.create_default_context(cafile=str(settings.apim_ca_file) if settings.apim_ca_file else None)
+    session = aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(ssl=context), cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False, trust_env=True
+    )
+    seconds = settings.apim_timeout_seconds
+    return AioHttpTransport(session=session, connection_timeout=seconds, read_timeout=seconds)
+
+
 def create_client(settings: ApimSettings) -> ApiManagementClient:
     """Return a client bound to the running event loop; close it with `await client.close()`."""
-    credential = _credential(settings.apim_static_token)
-    verify: Any = str(settings.apim_ca_file) if settings.apim_ca_file else True
     return ApiManagementClient(
-        credential,
+        _credential(settings.apim_static_token),
         settings.apim_subscription_id,
         base_url=settings.apim_base_url,
-        connection_verify=verify,
-        connection_timeout=settings.apim_timeout_seconds,
-        read_timeout=settings.apim_timeout_seconds,
+        transport=_transport(settings),
         polling_interval=1,
     )
 
