@@ -1,0 +1,163 @@
+"""Batches of observations: each event in exactly one outcome, the same windows however they come."""
+
+import asyncio
+from collections import Counter
+from datetime import timedelta
+
+import asyncpg
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from usage_collector import store
+from usage_collector.collecting import Collector
+
+from .conftest import START, FixedClock, Publish, call, catalogue_applied, collect, make_collector, outcomes, state, windows
+
+HOUR = START.replace(minute=0)
+
+
+@pytest.fixture
+async def ready(publish: Publish) -> None:
+    await publish(catalogue_applied())
+    await publish(state())
+    await publish(state(sub="sub-2", product_id="hybrid"))
+
+
+async def test_an_event_is_counted_once_however_often_it_comes(
+    pool: asyncpg.Pool, ready: None, collector: Collector, clock: FixedClock
+) -> None:
+    await collect(collector, clock, [call("a", START), call("a", START), call("b", START)])
+    await collect(collector, clock, [call("a", START)])
+    await collect(make_collector(pool), clock, [call("a", START + timedelta(minutes=3))])
+    assert await windows(pool) == {("sub-1", "calls", START, HOUR): (2, 2)}
+    assert await pool.fetchval("select sum(events) from duplicate_count") == 3
+
+
+async def test_the_same_id_on_another_day_is_another_event(
+    pool: asyncpg.Pool, ready: None, collector: Collector, clock: FixedClock
+) -> None:
+    clock.instant = START + timedelta(days=2)
+    await collect(collector, clock, [call("a", START), call("a", START + timedelta(days=1))])
+    assert sum(quantity for quantity, _ in (await windows(pool)).values()) == 2
+
+
+async def test_the_same_event_in_32_batches_at_once_is_counted_once(pool: asyncpg.Pool, ready: None, clock: FixedClock) -> None:
+    collectors = [make_collector(pool) for _ in range(4)]
+    await asyncio.gather(*(collect(collectors[n % 4], clock, [call("a", START), call(f"own-{n}", START)]) for n in range(32)))
+    assert await windows(pool) == {("sub-1", "calls", START, HOUR): (33, 33)}
+
+
+async def test_each_event_ends_in_one_outcome_with_its_reason(
+    pool: asyncpg.Pool, ready: None, collector: Collector, clock: FixedClock
+) -> None:
+    await collect(
+        collector,
+        clock,
+        [
+            call("counted", START),
+            call("weighted", START, method="POST", template="/orders"),
+            call("failed", START, status=500),
+            call("blocked", START, status=429),
+            call("unanswered", START, status=None),
+            call("redirected", START, status=302),
+            call("anonymous", START, sub=""),
+            call("other source", START, origin="ingest"),
+            call("too big", START, sub="sub-2", properties={"responseBytes": 10**16}),
+            call("unknown", START, sub="sub-9"),
+            call("early", START - timedelta(days=1)),
+            call("next period", START + timedelta(days=30)),
+            call("old", START - timedelta(days=50)),
+            call("future", clock.now() + timedelta(minutes=6)),
+        ],
+    )
+    assert await outcomes(pool) == {
+        "counted": "counted",
+        "weighted": "counted",
+        "failed": "filtered: failed",
+        "blocked": "filtered: blocked",
+        "unanswered": "filtered: no_status",
+        "redirected": "filtered: meter_filter",
+        "anonymous": "filtered: no_subscription",
+        "other source": "filtered: other_source",
+        "too big": "rejected: quantity_too_large",
+        "unknown": "held: unknown_subscription",
+        "early": "held: before_start",
+        "next period": "rejected: in_the_future",
+        "old": "rejected: too_old",
+        "future": "rejected: in_the_future",
+    }
+    assert await windows(pool) == {("sub-1", "calls", START, HOUR): (6, 2)}
+
+
+async def test_an_event_counts_for_each_meter_of_its_plan(pool: asyncpg.Pool, ready: None, collector: Collector, clock: FixedClock) -> None:
+    seen = [call(str(n), START, sub="sub-2", properties={"responseBytes": 100 + n}) for n in range(3)]
+    await collect(collector, clock, seen)
+    await collect(collector, clock, seen)
+    assert await windows(pool) == {("sub-2", "calls", START, HOUR): (3, 3), ("sub-2", "traffic", START, HOUR): (303, 3)}
+
+
+async def test_a_batch_that_fails_leaves_no_trace(pool: asyncpg.Pool, ready: None, collector: Collector, clock: FixedClock) -> None:
+    with pytest.raises(asyncpg.PostgresError):
+        await collect(collector, clock, [call("a", START), call("b", START, template="\x00")])
+    assert await outcomes(pool) == {}
+    assert await windows(pool) == {}
+    await collect(collector, clock, [call("a", START)])
+    assert await windows(pool) == {("sub-1", "calls", START, HOUR): (1, 1)}
+
+
+async def test_days_beyond_the_retention_are_dropped_and_coming_days_are_made(
+    pool: asyncpg.Pool, collector: Collector, clock: FixedClock
+) -> None:
+    await collect(collector, clock, [call("a", START)])
+    now = clock.now() + timedelta(days=100)
+    await collector.keep_partitions(now, timedelta(days=90))
+    async with pool.acquire() as connection:
+        days = await store.partition_days(connection)
+    assert START.date() not in days
+    assert {now.date() + timedelta(days=n) for n in range(3)} <= days
+    assert await pool.fetchval("select count(*) from held_event") == 0
+
+
+SENT = st.lists(
+    st.tuples(
+        st.integers(0, 25),  # which event
+        st.sampled_from(["sub-1", "sub-2", "sub-9"]),
+        st.integers(0, 5400),  # seconds after the start
+        st.sampled_from([200, 201, 404, 429, None]),
+    ),
+    max_size=25,
+    unique_by=lambda event: event[0],
+)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(sent=SENT, data=st.data())
+async def test_any_interleaving_of_repeats_order_and_restarts_gives_the_same_windows(
+    pool: asyncpg.Pool, ready: None, clock: FixedClock, sent: list[tuple[int, str, int, int | None]], data: st.DataObject
+) -> None:
+    for table in ("usage_event", "usage_event_meter", "held_event", "duplicate_count", "usage_window"):
+        await pool.execute(f"delete from {table}")
+    events = [
+        call(f"event-{n}", START + timedelta(seconds=s), sub=sub, status=status, properties={"responseBytes": n})
+        for n, sub, s, status in sent
+    ]
+    deliveries = data.draw(st.permutations(events + data.draw(st.lists(st.sampled_from(events), max_size=20) if events else st.just([]))))
+    collector = make_collector(pool)
+    while deliveries:
+        size = data.draw(st.integers(1, len(deliveries)))
+        batch, deliveries = deliveries[:size], deliveries[size:]
+        await collect(collector, clock, batch)
+        if data.draw(st.booleans()):  # killed after its transaction and before its offset: a new process gets the batch again
+            collector = make_collector(pool)
+            await collect(collector, clock, batch)
+    expected: Counter[tuple[str, str, object]] = Counter()
+    for one in events:
+        if one.sid != "sub-9" and one.status in (200, 201):
+            hour = one.at.replace(minute=0, second=0)
+            expected[one.sid, "calls", hour] += 1
+            if one.sid == "sub-2":
+                expected[one.sid, "traffic", hour] += (one.properties or {})["responseBytes"]
+    found = {(sub, meter, hour): quantity for (sub, meter, _, hour), (quantity, _) in (await windows(pool)).items()}
+    assert found == dict(expected) | {key: 0 for key in found if key[1] == "traffic" and not expected[key]}
+    assert sorted(await outcomes(pool)) == sorted(one.external_id for one in events)

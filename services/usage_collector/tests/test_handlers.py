@@ -1,0 +1,183 @@
+"""Subscription and access events go in; segments, windows and outcomes are read back."""
+
+from datetime import timedelta
+from itertools import permutations
+
+import asyncpg
+import pytest
+
+from billing_common.events import AccessGranted, Event, InvalidEventError, SubscriptionUpdated, UsageCollected
+from billing_common.testing import events_in_outbox
+from usage_collector.collecting import Collector
+
+from .conftest import (
+    FEBRUARY,
+    MARCH,
+    START,
+    FixedClock,
+    Publish,
+    call,
+    catalogue_applied,
+    collect,
+    deleted,
+    make_collector,
+    outcomes,
+    renewed,
+    settle,
+    state,
+    suspended,
+    windows,
+)
+
+HOUR = START.replace(minute=0)
+EMPTIED = (
+    "subscription",
+    "subscription_key",
+    "subscription_fact",
+    "segment",
+    "usage_event",
+    "held_event",
+    "usage_window",
+    "inbox",
+    "outbox",
+)
+
+
+async def segments(pool: asyncpg.Pool) -> list[tuple[object, ...]]:
+    rows = await pool.fetch("select started_at, ended_at, product_id, reason from segment order by started_at")
+    return [tuple(row) for row in rows]
+
+
+async def test_a_call_before_its_subscription_is_known_is_held_and_counted_later(
+    pool: asyncpg.Pool, publish: Publish, collector: Collector, clock: FixedClock
+) -> None:
+    await collect(collector, clock, [call("a", START)])
+    assert await outcomes(pool) == {"a": "held: unknown_subscription"}
+    await publish(state())
+    await settle(collector)
+    assert await outcomes(pool) == {"a": "held: unknown_catalogue"}
+    await publish(catalogue_applied())
+    await settle(collector)
+    assert await outcomes(pool) == {"a": "counted"}
+    assert await windows(pool) == {("sub-1", "calls", START, HOUR): (1, 1)}
+    assert await pool.fetchval("select count(*) from held_event") == 0
+
+
+async def test_a_state_delivered_twice_changes_nothing(pool: asyncpg.Pool, publish: Publish) -> None:
+    await publish(state())
+    version = await pool.fetchval("select version from subscription")
+    await publish(state())
+    assert await pool.fetchval("select version from subscription") == version
+    assert await segments(pool) == [(START, FEBRUARY, "payg", "period_end")]
+
+
+async def test_every_order_of_events_and_calls_ends_in_the_same_windows(pool: asyncpg.Pool, publish: Publish, clock: FixedClock) -> None:
+    clock.instant = FEBRUARY + timedelta(days=10)
+    cut = FEBRUARY + timedelta(days=5)
+    steps: list[Event | str] = [
+        state(),
+        renewed(),
+        suspended(cut),
+        deleted(ended_at=cut + timedelta(minutes=1), current_period_start=FEBRUARY, current_period_end=MARCH),
+        "calls",
+    ]
+    calls = [
+        call("january", FEBRUARY - timedelta(seconds=1)),
+        call("february", FEBRUARY),
+        call("last", cut - timedelta(seconds=1)),
+        call("refused", cut),
+        call("early", START - timedelta(seconds=1)),
+    ]
+    results = []
+    for order in list(permutations(steps))[::7]:
+        for table in EMPTIED:
+            await pool.execute(f"delete from {table}")
+        collector = make_collector(pool)
+        await publish(catalogue_applied())
+        for step in order:
+            if isinstance(step, str):
+                await collect(collector, clock, calls)
+            else:
+                await publish(step)
+            await settle(collector)
+        results.append((await windows(pool), await outcomes(pool), await segments(pool)))
+    assert results[0][1] == {
+        "january": "counted",
+        "february": "counted",
+        "last": "counted",
+        "refused": "rejected: subscription_ended",
+        "early": "held: before_start",
+    }
+    assert all(result == results[0] for result in results)
+
+
+async def test_a_change_of_plan_that_is_learned_late_moves_what_was_counted(
+    pool: asyncpg.Pool, publish: Publish, collector: Collector, clock: FixedClock
+) -> None:
+    await publish(catalogue_applied())
+    await publish(state())
+    await collect(collector, clock, [call("old", START), call("new", START + timedelta(hours=1), properties={"responseBytes": 70})])
+    change = START + timedelta(minutes=45)
+    await publish(state(SubscriptionUpdated, revision=2, product_id="hybrid", occurred_at=change))
+    await settle(collector)
+    assert await windows(pool) == {
+        ("sub-1", "calls", START, HOUR): (1, 1),
+        ("sub-1", "calls", change, HOUR + timedelta(hours=1)): (1, 1),
+        ("sub-1", "traffic", change, HOUR + timedelta(hours=1)): (70, 1),
+    }
+    emptied = await pool.fetchrow("select quantity, revision, dirty from usage_window where events = 0")
+    assert tuple(emptied) == (0, 2, True)
+
+
+async def test_a_segment_that_turns_out_wrong_is_announced_as_empty(
+    pool: asyncpg.Pool, publish: Publish, collector: Collector, clock: FixedClock
+) -> None:
+    await publish(catalogue_applied())
+    await publish(state())
+    await publish(state(SubscriptionUpdated, revision=3, product_id="hybrid", occurred_at=START + timedelta(hours=1)))
+    await collect(collector, clock, [call("a", START + timedelta(hours=1, minutes=1), properties={"responseBytes": 5})])
+    await publish(state(SubscriptionUpdated, revision=2, product_id="hybrid", occurred_at=START + timedelta(minutes=10)))
+    await settle(collector)
+    async with pool.acquire() as connection:
+        announced = await events_in_outbox(connection, UsageCollected)
+    assert {(e.meter_id, e.segment_start, e.quantity) for e in announced} == {
+        ("calls", START + timedelta(hours=1), 0),
+        ("traffic", START + timedelta(hours=1), 0),
+    }
+    assert {key[2] for key in await windows(pool)} == {START + timedelta(minutes=10)}
+
+
+async def test_a_second_key_counts_for_its_subscription(
+    pool: asyncpg.Pool, publish: Publish, collector: Collector, clock: FixedClock
+) -> None:
+    await publish(catalogue_applied())
+    await publish(state())
+    await collect(collector, clock, [call("a", START, sub="sub-1-key-2")])
+    granted = AccessGranted.model_validate(
+        suspended(START).model_dump() | {"sid": "sub-1-key-2", "reason": "subscribed", "event_id": START.strftime("%032d")}
+    )
+    await publish(granted)
+    await settle(collector)
+    assert await windows(pool) == {("sub-1", "calls", START, HOUR): (1, 1)}
+
+
+async def test_a_suspension_for_another_reason_cuts_nothing(pool: asyncpg.Pool, publish: Publish) -> None:
+    await publish(state())
+    await publish(suspended(START + timedelta(hours=1), reason="payment_failed"))
+    assert await segments(pool) == [(START, FEBRUARY, "payg", "period_end")]
+
+
+async def test_a_free_subscription_has_one_open_segment_and_is_not_reported(
+    pool: asyncpg.Pool, publish: Publish, collector: Collector, clock: FixedClock
+) -> None:
+    await publish(catalogue_applied())
+    await publish(state(product_id="free", current_period_end=None, stripe_subscription_id=None, stripe_customer_id=None))
+    await collect(collector, clock, [call("a", START)])
+    assert await segments(pool) == [(START, None, "free", "period_end")]
+    assert await pool.fetchval("select reported from subscription") is False
+    assert await windows(pool) == {("sub-1", "calls", START, HOUR): (1, 1)}
+
+
+async def test_a_catalogue_that_cannot_be_read_is_poison(publish: Publish) -> None:
+    with pytest.raises(InvalidEventError, match="catalogue version 2 cannot be read"):
+        await publish(catalogue_applied({"version": 1, "products": []}, 2))

@@ -1,0 +1,247 @@
+"""The whole collector on real Kafka and Postgres: calls and events in, totals and closings out, poison parked."""
+
+import asyncio
+import json
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import asyncpg
+import httpx
+import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from pydantic import SecretStr
+
+from billing_common.events import Event, UsageCollected, UsageSegmentClosed
+from billing_common.internal_auth import issue_token
+from billing_common.service import Service
+from billing_common.testing import drop_database, make_schema
+from billing_common.topics import provision
+from usage_collector.app import MIGRATIONS, SERVICE, create_service
+from usage_collector.settings import Settings
+
+from .conftest import catalogue_applied, state, suspended
+
+KEY = "k" * 32
+NOW = datetime.now(UTC).replace(microsecond=0)
+START, END = NOW - timedelta(hours=3), NOW + timedelta(days=20)
+
+
+@dataclass
+class Running:
+    """The service and the hands that feed it."""
+
+    service: Service
+    producer: AIOKafkaProducer
+    bootstrap: str
+
+    async def send(self, event: Event) -> None:
+        headers = [(name, value.encode()) for name, value in event.headers().items()]
+        await self.producer.send_and_wait(event.topic, event.model_dump_json().encode(), key=event.key.encode(), headers=headers)
+
+    async def call(self, name: str, at: datetime, sub: str = "sub-1", status: int = 200) -> None:
+        record = {"v": 1, "id": name, "time": at.isoformat(), "sid": sub, "method": "GET", "template": "/orders", "status": status}
+        await self.producer.send_and_wait("gateway.calls", json.dumps(record).encode())
+
+    def door(self, *scopes: str) -> httpx.AsyncClient:
+        token = issue_token((KEY,), caller="test", scopes=scopes)
+        transport = httpx.ASGITransport(app=self.service.internal)
+        return httpx.AsyncClient(transport=transport, base_url="http://inside", headers={"authorization": f"Bearer {token}"})
+
+    async def events(self, kind: type[Event]) -> list[Any]:
+        """Read a topic from its beginning to its present end."""
+        consumer = AIOKafkaConsumer(kind.topic, bootstrap_servers=self.bootstrap, auto_offset_reset="earliest")
+        await consumer.start()
+        try:
+            found = []
+            while records := await consumer.getmany(timeout_ms=500):
+                found += [kind.model_validate_json(record.value) for batch in records.values() for record in batch]
+            return found
+        finally:
+            await consumer.stop()
+
+
+async def until(check: Callable[[], Awaitable[Any]], *, seconds: float = 20) -> Any:
+    end = asyncio.get_running_loop().time() + seconds
+    while not (found := await check()):
+        assert asyncio.get_running_loop().time() < end, "it did not happen in time"
+        await asyncio.sleep(0.1)
+    return found
+
+
+def make_settings(dsn: str, bootstrap: str, **more: Any) -> Settings:
+    return Settings(
+        database_url=SecretStr(dsn),
+        kafka_bootstrap_servers=bootstrap,
+        internal_token_keys=SecretStr(KEY),
+        straggler_grace_seconds=0.3,
+        publish_interval_seconds=0.2,
+        clock_offset_allowed=True,
+        **more,
+    )
+
+
+@pytest.fixture(scope="module")
+async def running(postgres_dsn: str, kafka_bootstrap: str) -> AsyncIterator[Running]:
+    await provision({"bootstrap_servers": kafka_bootstrap})
+    dsn = await make_schema(postgres_dsn, SERVICE, MIGRATIONS)
+    service = create_service(make_settings(dsn, kafka_bootstrap))
+    producer = AIOKafkaProducer(bootstrap_servers=kafka_bootstrap)
+    await producer.start()
+    async with service.running():
+
+        async def ready() -> bool:
+            return not await service.readiness()
+
+        await until(ready)
+        yield Running(service, producer, kafka_bootstrap)
+    await producer.stop()
+    await drop_database(postgres_dsn, dsn)
+
+
+async def test_calls_and_events_become_totals_and_a_closed_segment(running: Running) -> None:
+    await running.send(catalogue_applied())
+    for sub, product in (("sub-1", "payg"), ("sub-2", "enterprise")):
+        dates = {"started_at": START, "current_period_start": START, "current_period_end": END, "occurred_at": START}
+        await running.send(state(sub=sub, product_id=product, **dates))
+    for n in range(40):
+        await running.call(f"call-{n % 30}", START + timedelta(minutes=n % 30), status=500 if n % 30 == 7 else 200)
+    await running.producer.send_and_wait("gateway.calls", b'{"v": 1, "id": "cut off')
+
+    async with running.door("senders:write") as door:
+        made = (await door.post("/v1/senders", json={"name": "Gateway", "source": "/gateways/one"})).json()
+    event = {"specversion": "1.0", "id": "e1", "source": "/gateways/one", "type": "turnpike.usage", "subject": "sub-2"}
+    event |= {"time": START.isoformat(), "data": {"meter": "calls", "quantity": 2_000_000}}
+    transport = httpx.ASGITransport(app=running.service.public)  # type: ignore[arg-type]
+    async with httpx.AsyncClient(transport=transport, base_url="http://outside") as sender:
+        for _ in range(2):
+            answer = await sender.post(
+                "/v1/events",
+                content=json.dumps([event]),
+                headers={"authorization": f"Bearer {made['key']}", "content-type": "application/cloudevents-batch+json"},
+            )
+            assert answer.status_code == 202, answer.text
+            assert answer.json() == {"accepted": 1, "rejected": 0, "results": [{"id": "e1", "status": "accepted"}]}
+
+    async def counted() -> bool:
+        totals = await running.service.pool.fetch(
+            "select s.subscription_id, sum(quantity)::bigint as n from usage_window w join segment s on s.id = w.segment_id group by 1"
+        )
+        return {row["subscription_id"]: row["n"] for row in totals} == {"sub-1": 29, "sub-2": 2_000_000}
+
+    await until(counted)
+    await until(lambda: _dead_letters(running))
+
+    cut = START + timedelta(hours=2)
+    await running.send(suspended(cut))
+
+    async def closed() -> list[Any]:
+        return await running.events(UsageSegmentClosed)
+
+    (closing,) = await until(closed)
+    assert (closing.subscription_id, closing.segment_start, closing.segment_end, closing.reason, closing.totals) == (
+        "sub-1",
+        START,
+        cut,
+        "cancellation",
+        {"calls": 29},
+    )
+    latest = {}
+    for told in sorted(await running.events(UsageCollected), key=lambda event: event.revision):
+        latest[told.subscription_id, told.hour] = told
+    assert sum(told.quantity for told in latest.values() if told.subscription_id == "sub-1") == 29
+    assert all(told.timestamp >= START for told in latest.values())
+
+    await running.call("too late", START + timedelta(hours=1))
+
+    async def late() -> bool:
+        return bool(await running.service.pool.fetchval("select count(*) from usage_event where reason = 'late' and outcome = 'held'"))
+
+    await until(late)
+
+    async def settled() -> dict[str, Any] | None:
+        async with running.door("status:read") as door:
+            status: dict[str, Any] = (await door.get("/status")).json()
+        return status if status["settled"] else None
+
+    status = await until(settled)
+    assert status["next_due"] is None
+
+    hour = START.replace(minute=0, second=0)
+    span = {"from": hour.isoformat(), "to": (hour + timedelta(hours=4)).isoformat()}
+    async with running.door("usage:read") as door:
+        reconciled = (await door.get("/v1/reconciliation", params={"subscription_id": "sub-1", **span})).json()
+        usage = (await door.get("/v1/usage/sub-1", params={**span, "by": "day"})).json()
+    assert reconciled["events"] == {"received": 31, "counted": 29, "filtered": 1, "rejected": 0, "held": 1, "duplicates": 10}
+    assert reconciled["meters"] == {"calls": {"counted": 29, "windows": 29}}
+    assert reconciled["balanced"] is True
+    assert usage["totals"] == {"calls": 29}
+    assert usage["freshness"]["staleness_seconds"] < 10
+
+
+async def _dead_letters(running: Running) -> list[Any]:
+    async with running.door("dead_letters:read") as door:
+        letters: list[Any] = (await door.get("/dead-letters")).json()["dead_letters"]
+    assert all(letter["topic"] == "gateway.calls" and letter["error"] == "InvalidEventError" for letter in letters)
+    return letters
+
+
+async def test_a_period_that_ends_is_closed_with_zeros_when_nothing_was_used(running: Running) -> None:
+    dates = {"started_at": START, "current_period_start": START, "current_period_end": NOW - timedelta(minutes=5), "occurred_at": START}
+    await running.send(state(sub="sub-3", product_id="hybrid", **dates))
+
+    async def closed() -> list[Any]:
+        return [event for event in await running.events(UsageSegmentClosed) if event.subscription_id == "sub-3"]
+
+    (closing,) = await until(closed)
+    assert (closing.reason, closing.totals) == ("period_end", {"calls": 0, "traffic": 0})
+
+
+async def test_a_killed_collector_loses_nothing_and_counts_nothing_twice(running: Running) -> None:
+    pool: asyncpg.Pool = running.service.pool
+    before = await pool.fetchval("select count(*) from usage_event")
+    port = free_port()
+    settings = running.service.settings
+    environment = {
+        **os.environ,
+        "USAGE_COLLECTOR_DATABASE_URL": settings.database_url.get_secret_value(),
+        "USAGE_COLLECTOR_KAFKA_BOOTSTRAP_SERVERS": running.bootstrap,
+        "USAGE_COLLECTOR_INTERNAL_TOKEN_KEYS": KEY,
+        "USAGE_COLLECTOR_INTERNAL_PORT": str(port),
+        "USAGE_COLLECTOR_HTTP_PORT": "0",
+    }
+    other = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "usage_collector", env=environment, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL
+    )
+    try:
+
+        async def shares() -> bool:
+            with suppress(httpx.HTTPError):
+                async with httpx.AsyncClient() as client:
+                    return (await client.get(f"http://127.0.0.1:{port}/health/ready")).status_code == 200
+            return False
+
+        await until(shares)
+        for n in range(100):
+            await running.call(f"shared-{n}", NOW - timedelta(seconds=n))
+    finally:
+        other.kill()
+        await other.wait()
+    for n in range(100, 200):
+        await running.call(f"shared-{n}", NOW - timedelta(seconds=n))
+
+    async def stored() -> bool:
+        return bool(await pool.fetchval("select count(*) from usage_event") == before + 200)
+
+    await until(stored, seconds=40)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
