@@ -109,14 +109,23 @@ class Worker:
     async def run(self) -> None:
         """Make calls until cancelled. NOTIFY is a hint; the poll is the truth."""
         async with self._pool.acquire() as connection:
-            await connection.add_listener(CHANNEL, lambda *_: self._wake.set())
-            while True:
-                self._wake.clear()
-                if not await self.drain():
-                    with suppress(TimeoutError):
-                        await asyncio.wait_for(self._wake.wait(), self._poll_seconds)
-                if connection.is_closed():
-                    raise ConnectionError("the listener for intents lost its connection")
+            await connection.add_listener(CHANNEL, self._hear)
+            try:
+                await self._work_until_closed(connection)
+            finally:
+                if not connection.is_closed():
+                    await connection.remove_listener(CHANNEL, self._hear)
+
+    def _hear(self, *_: object) -> None:
+        self._wake.set()
+
+    async def _work_until_closed(self, connection: Connection) -> None:
+        while not connection.is_closed():
+            self._wake.clear()
+            if not await self.drain():
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._wake.wait(), self._poll_seconds)
+        raise ConnectionError("the listener for intents lost its connection")
 
     async def drain(self) -> int:
         """Make the calls that are due; returns how many were tried."""
