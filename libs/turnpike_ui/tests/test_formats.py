@@ -50,3 +50,9 @@ def test_days_and_moments_are_in_utc_and_readable_by_machines() -> None:
     assert formats.day(late) == '<time datetime="2026-12-01">1 December 2026</time>'
     assert formats.moment(late) == '<time datetime="2026-12-01T04:30:00Z">1 December 2026, 04:30 UTC</time>'
     assert formats.month(datetime(2026, 11, 1, tzinfo=UTC)) == "November 2026"
+
+
+def test_a_period_is_written_by_its_first_and_last_day() -> None:
+    start = datetime(2026, 11, 1, tzinfo=UTC)
+    assert formats.span(start, datetime(2026, 12, 1, tzinfo=UTC)) == "1 \N{EN DASH} 30 Nov"
+    assert formats.span(start, datetime(2026, 12, 1, 12, tzinfo=UTC)) == "1 Nov \N{EN DASH} 1 Dec"

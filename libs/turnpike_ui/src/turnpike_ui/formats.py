@@ -1,6 +1,6 @@
 """How money, counts and times are written: one way, on every page."""
 
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 
 from babel.dates import format_date, format_datetime
@@ -79,6 +79,13 @@ def month(value: date) -> str:
     return format_date(_utc(value), "MMMM yyyy", locale=LOCALE)
 
 
+def span(start: datetime, end: datetime) -> str:
+    """Write a period by its first and its last day: 1 to 30 Nov; the end itself is no longer part of it."""
+    first, last = start.astimezone(UTC), end.astimezone(UTC) - timedelta(seconds=1)
+    same_month = (first.year, first.month) == (last.year, last.month)
+    return f"{format_date(first, 'd' if same_month else 'd MMM', locale=LOCALE)} \N{EN DASH} {format_date(last, 'd MMM', locale=LOCALE)}"
+
+
 def plural(value: Decimal | int, one: str, many: str | None = None) -> str:
     """`plural(2, "call")` is `2 calls`."""
     return f"{count(value)} {one if value == 1 else many or one + 's'}"
@@ -100,4 +107,5 @@ FILTERS = {
     "clock_time": clock_time,
     "month": month,
     "plural": plural,
+    "span": span,
 }

@@ -1,7 +1,7 @@
 """Where a subscription stands in its period: what was used, what it costs so far, where it is heading. Pure functions."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 
 from billing_common import rating
@@ -98,4 +98,5 @@ def _chart(by_day: Mapping[date, int], period: Period, now: datetime) -> BarChar
         first + timedelta(days=offset) for offset in range((period.end - timedelta(seconds=1)).date().toordinal() - first.toordinal() + 1)
     ]
     bars = [Bar(f"{day.day} {day:%b}", by_day.get(day, 0), unfinished=day == today) for day in days]
-    return bar_chart("Usage per day", bars, heading="Day", unit="Usage")
+    chart = bar_chart("Usage per day", bars, heading="Day", unit="Usage")
+    return replace(chart, table=chart.table[: sum(day <= today for day in days)])  # days to come have no figures yet
