@@ -2,20 +2,26 @@
 
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner, Result
 
-from turnpike_cli import parts
+from turnpike_cli.__main__ import app
+from turnpike_cli.parts import Part
 from turnpike_cli.stack import Stack
 
 FAKE_PART = Path(__file__).parent / "fake_part.py"
 
 
 class FakeStack(Stack):
-    def _command(self, part: parts.Part) -> list[str]:
+    def _command(self, part: Part) -> list[str]:
         return [sys.executable, "-S", "-E", str(FAKE_PART), part.name]
+
+    def _launch_all(self, parts: list[Part]) -> None:
+        for part in parts:
+            self._launch(part)
 
 
 @pytest.fixture(scope="session")
@@ -34,3 +40,10 @@ def stack(folder: Path) -> Iterator[FakeStack]:
         yield stack
     finally:
         stack.stop()
+
+
+@pytest.fixture
+def run(stack: FakeStack, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """Run the command against the shared stack."""
+    monkeypatch.setenv("TURNPIKE_HOME", str(folder))
+    return lambda *arguments: CliRunner().invoke(app, list(arguments))

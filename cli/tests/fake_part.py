@@ -17,6 +17,15 @@ def setting(name: str, otherwise: str = "") -> str:
     return os.environ.get(f"{NAME.upper()}_{name}", otherwise)
 
 
+LETTER = {"id": "0-1", "topic": "account.registered", "key": "acc-1", "error": "ValueError", "message": "no JSON", "requeued": False}
+
+
+def catalogue_answer(path: str, document: dict) -> dict:
+    steps = [{"text": f"stripe: create product {product['id']}"} for product in document["products"]]
+    plan = {"plan": "0123456789abcdef", "steps": steps, "unchanged": 3}
+    return plan | ({"changes": True} if path.endswith("/plan") else {"version": 1, "new_version": path.endswith("plan=0123456789abcdef")})
+
+
 class Doors(BaseHTTPRequestHandler):
     def answer(self, content: object, status: int = 200) -> None:
         body = json.dumps(content).encode()
@@ -38,6 +47,10 @@ class Doors(BaseHTTPRequestHandler):
         elif self.path.endswith("/status"):
             status = {"service": NAME, "settled": True, "activity": 1, "next_due": None, "waiting_for": [], "now": now.isoformat()}
             self.answer(status)
+        elif self.path == "/dead-letters/0-1":
+            self.answer(LETTER | {"headers": {}, "value": "{"})
+        elif self.path.startswith("/dead-letters"):
+            self.answer({"dead_letters": [LETTER] if NAME == "checkout" else []})
         elif self.path.startswith("/environment"):
             self.answer({name: value for name, value in os.environ.items() if name.startswith(NAME.upper())})
         elif self.path.startswith("/v1/webhook_endpoints"):
@@ -50,7 +63,13 @@ class Doors(BaseHTTPRequestHandler):
         self.answer({"offset_seconds": OFFSET[0]})
 
     def do_POST(self) -> None:
-        self.body()
+        body = self.body()
+        if self.path == "/dead-letters/0-1/requeue":
+            self.answer({"requeued": "0-1", "topic": LETTER["topic"]})
+            return
+        if self.path.startswith("/v1/catalogue"):
+            self.answer(catalogue_answer(self.path, json.loads(body)["document"]))
+            return
         self.answer({"id": "we_1", "object": "webhook_endpoint", "secret": "whsec_made_by_the_fake"})
 
     def log_message(self, *_: object) -> None:

@@ -32,7 +32,10 @@ async def _examine_service(service: str, given: Mapping[str, str]) -> list[Findi
     except ValidationError as error:
         fields = ", ".join(str(entry["loc"][0]).upper() for entry in error.errors(include_input=False))
         return [failed(AREA, f"{service}: {fields} are missing or wrong", "see the settings table in README.md")]
-    client = create_client(settings)
+    try:
+        client = create_client(settings)
+    except OSError:  # ssl's own errors among them
+        return [failed(AREA, f"{service}: {settings.apim_ca_file} holds no certificate", "set APIM_CA_FILE to the CA of the sandbox")]
     try:
         return await _ask_all(service, client, settings.apim_resource_group, settings.apim_service_name)
     finally:

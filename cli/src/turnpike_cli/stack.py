@@ -3,22 +3,26 @@
 import sys
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from threading import Lock
 
 from embedded_servers import Kafka, Postgres, ServerError, places, processes
 from embedded_servers.ports import choose_port, is_free
+from embedded_servers.processes import Identity
 from turnpike_cli import provisioning
 from turnpike_cli.environment import HOST, Wiring
 from turnpike_cli.errors import CommandError
 from turnpike_cli.health import Health, ask_health
+from turnpike_cli.launching import launch_together
 from turnpike_cli.parts import BY_NAME, KAFKA, PARTS, POSTGRES, SANDBOX_APIM, SANDBOX_STRIPE, SERVICES, Part
 from turnpike_cli.state import Secrets, State, locked
 
 READY_SECONDS = 60.0
 STOP_SECONDS = 20.0
 POLL_SECONDS = 0.05
+LAUNCHER_FROM = 3  # so many services at once are worth a launcher
 
 Say = Callable[[str], None]
 
@@ -35,6 +39,7 @@ class Stack:
         self.folder = (folder or places.home()).resolve()
         self._say = say
         self._fast = fast
+        self._writing = Lock()  # parts are started in parallel
         self._state_path = self.folder / "state.json"
         self._secrets_path = self.folder / "secrets.json"
         self.state = State.read(self._state_path)
@@ -117,16 +122,13 @@ class Stack:
             servers = [pool.submit(self._start_server, part) for part in (KAFKA, POSTGRES) if part in wanted]
             if SANDBOX_STRIPE in wanted:
                 self._launch(SANDBOX_STRIPE)
-            if warm:
-                self._launch_all(services)
-            for server in servers:
-                server.result()
-            furnishing = pool.submit(self._furnish) if servers or not warm else None
+            launching = pool.submit(self._launch_all, services) if warm else None
+            furnishing = pool.submit(self._furnish, servers) if servers or not warm else None
             if SANDBOX_APIM in wanted:
                 self._wait_ready([SANDBOX_STRIPE], quiet=True)  # it asks for the time once, at its start
                 self._launch(SANDBOX_APIM)
-            if furnishing is not None:
-                furnishing.result()
+            for task in filter(None, (*servers, furnishing, launching)):
+                task.result()
         if not warm:
             self._wait_for_certificate()
             self._connect_stripe()
@@ -138,16 +140,23 @@ class Stack:
         known = self.secrets.webhook_secret is not None and self.state.webhook_url == wiring.webhook_url
         return known and self.state.provisioned and wiring.ca_file.exists()
 
-    def _furnish(self) -> None:
+    def _furnish(self, servers: list[Future[None]]) -> None:
+        for server in servers:
+            server.result()
         provisioning.provision(self.wiring)
         if not self.state.provisioned:
             self.state.provisioned = True
             self._write()
             self._say("roles, schemas and topics are there")
 
-    def _launch_all(self, parts: Iterable[Part]) -> None:
-        for part in parts:
-            self._launch(part)
+    def _launch_all(self, parts: list[Part]) -> None:
+        """Start several services from one process that has loaded their libraries; one alone is started by itself."""
+        if len(parts) < LAUNCHER_FROM:
+            for part in parts:
+                self._launch(part)
+            return
+        for name, identity in launch_together(parts, self.wiring, self.folder / "logs").items():
+            self._remember(BY_NAME[name], identity)
 
     def _choose_ports(self, wanted: Iterable[Part]) -> None:
         """Keep a part's old ports while they are free; else take the next ones, never one promised to another part."""
@@ -280,7 +289,7 @@ class Stack:
         postgres.identity = self.state.processes.get("postgres")
         return postgres
 
-    def _remember(self, part: Part, identity: processes.Identity | None) -> None:
+    def _remember(self, part: Part, identity: Identity | None) -> None:
         if identity is None or not identity.created:
             raise CommandError(f"{part.name} could not be started; see {self.log_path(part.name)}.")
         self.state.processes[part.name] = identity
@@ -288,7 +297,8 @@ class Stack:
 
     def _write(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.state.write(self._state_path)
+        with self._writing:
+            self.state.write(self._state_path)
 
 
 __all__ = ["CommandError", "ServerError", "Stack"]

@@ -1,7 +1,7 @@
 """From the gateway's own count to the invoice's lines: the same figures at every station, for one consumer and one period."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from turnpike_cli.doors import Doors
@@ -21,7 +21,9 @@ class Station:
     end: datetime
 
     def _range(self, **more: str) -> dict[str, Any]:
-        return {"from": self.start.isoformat(), "to": self.end.isoformat(), **more}
+        """Full hours: what the collector's windows are made of."""
+        start, end = self.start.replace(minute=0, second=0), self.end + timedelta(minutes=59, seconds=59)
+        return {"from": start.isoformat(), "to": end.replace(minute=0, second=0).isoformat(), **more}
 
     async def gateway_calls(self) -> int:
         """Calls with this subscription's key, as the gateway counted them."""
@@ -51,17 +53,19 @@ async def check_usage(station: Station, checks: Checks, *, sent: int, through_ga
     """Check: sent = gateway's count = received = counted + filtered + rejected + held. Returns what was counted per meter."""
     name = station.consumer.product
     seen = await station.collected()
-    binned = {kind: int(seen[kind]) for kind in ("counted", "filtered", "rejected", "held")}
+    events = seen["events"]
+    binned = {kind: int(events[kind]) for kind in ("counted", "filtered", "rejected", "held")}
     at_gateway = await station.gateway_calls() if through_gateway else sent
     checks.equal(
         f"{name}: no call lost, none twice",
         calls_made=sent,
         **({"at_the_gateway": at_gateway} if through_gateway else {}),
-        received=int(seen["received"]),
+        received=int(events["received"]),
         in_its_bin=sum(binned.values()),
     )
-    checks.step(f"[dim]{name}: {', '.join(f'{count} {kind}' for kind, count in binned.items())}, {seen['duplicates']} duplicates[/dim]")
-    return {meter["meter"]: int(meter["counted"]) for meter in seen["meters"]}
+    checks.step(f"[dim]{name}: {', '.join(f'{count} {kind}' for kind, count in binned.items())}, {events['duplicates']} duplicates[/dim]")
+    checks.check(f"{name}: what was counted is what the windows hold", held=bool(seen["balanced"]))
+    return {meter: int(figures["counted"]) for meter, figures in seen["meters"].items()}
 
 
 async def check_reported(station: Station, checks: Checks, counted: dict[str, int]) -> None:

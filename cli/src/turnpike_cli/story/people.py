@@ -81,7 +81,9 @@ class Consumer:
 
     async def pay(self, checkout: Page, card: str = GOOD_CARD) -> Page:
         """Fill in the card on the Checkout page; ends on Turnpike's waiting page."""
-        page = await self.browser.submit(checkout, "", {"card_number": card, "expiry": "12/34", "cvc": "123"}, action="/c/pay/")
+        page = await self.browser.submit(
+            checkout, "", {"name": self.name, "number": card, "expiry": "12/40", "cvc": "123"}, action="/c/pay/"
+        )
         if page.url.startswith(self.places.turnpike):
             self._remember(page)
         return page
@@ -131,7 +133,7 @@ class Consumer:
         """Subscription page, billing page at Stripe, new card."""
         own = await self.browser.open(self.page)
         billing = await self.browser.submit(own, "", action="/billing")
-        return await self.browser.submit(billing, "card", {"card_number": card, "expiry": "12/34", "cvc": "123"})
+        return await self.browser.submit(billing, "Save card", {"number": card, "expiry": "12/40", "cvc": "123"})
 
     async def unsubscribe(self, when: str) -> Page:
         """Portal profile, Cancel, Turnpike's question, and yes. `when` is now or period_end."""
@@ -149,8 +151,8 @@ def _has_form(page: Page, action: str) -> bool:
 
 
 def secret_of(page: Page) -> str:
-    """Return the first key shown on a page: what stands in an element marked as secret. Raises StoryError."""
-    for element in page.tree.xpath("//*[contains(concat(' ', @class, ' '), ' secret-value ')]"):
+    """Return the first key shown on a page. Raises StoryError."""
+    for element in page.tree.xpath("//div[contains(concat(' ', @class, ' '), ' secret ')]/code"):
         value = "".join(element.text_content().split())
         if value and "•" not in value:
             return str(value)

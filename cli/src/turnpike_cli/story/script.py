@@ -1,6 +1,7 @@
 """The story, chapter by chapter: a month and a half of business on the business clock, each chapter with its checks."""
 
 import asyncio
+import json
 import time
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -65,8 +66,10 @@ class Story:
     async def apply_catalogue(self) -> None:
         self.checks.chapter(1, "The catalogue is applied to API Management and Stripe")
         started = time.monotonic()
-        body = {"document": self.catalogue.read_text(), "by": "demo"}
-        answer = await self.doors.ask("checkout", "POST", "/v1/catalogue/apply", body=body)
+        document = json.loads(self.catalogue.read_text())
+        plan = await self.doors.ask("checkout", "POST", "/v1/catalogue/plan", body=document)
+        self.checks.step(f"the plan: {len(plan['steps'])} steps")
+        answer = await self.doors.ask("checkout", "POST", "/v1/catalogue/apply", body=document)
         await self.clock.settle()
         self.checks.step(f"catalogue version {answer['version']}", seconds=time.monotonic() - started)
         seen = await self.stripe.catalogue()
@@ -175,7 +178,7 @@ class Story:
     async def _prepare_sender(self) -> None:
         consumer = self.people["enterprise"]
         self.source = f"/gateways/{consumer.name}"
-        body = {"id": consumer.name, "source": self.source, "subscriptions": [consumer.subscription_id]}
+        body = {"name": consumer.name, "source": self.source, "subscriptions": [consumer.subscription_id]}
         answer: dict[str, Any] = await self.doors.ask("usage_collector", "POST", "/v1/senders", body=body)
         self.sender_key = answer["key"]
 
@@ -208,7 +211,7 @@ class Story:
         for product in PRODUCTS:
             station, through_gateway = self.station(product), product != "enterprise"
             sent = sum(self.people[product].calls.values()) + (0 if through_gateway else 20)
-            counted = await check_usage(station, self.checks, sent=sent, through_gateway=True if through_gateway else False)
+            counted = await check_usage(station, self.checks, sent=sent, through_gateway=through_gateway)
             if product in self.stripe_ids:
                 await check_reported(station, self.checks, counted)
                 await check_invoice(station, self.checks, counted, self.stripe_ids[product], self.started[product])

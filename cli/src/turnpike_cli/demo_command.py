@@ -1,0 +1,87 @@
+"""`turnpike demo`: starts the stack, plays the story through its doors, and stays up for a person to look around."""
+
+import asyncio
+import contextlib
+import time
+from typing import Annotated
+
+import httpx
+import typer
+from rich.console import Console
+
+from embedded_servers import places
+from turnpike_cli.catalogue_commands import MODELS_FILE
+from turnpike_cli.errors import CommandError
+from turnpike_cli.stack import Stack
+from turnpike_cli.stack_commands import DataFolder, print_addresses
+
+WIDTH = 150
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(demo)
+
+
+def demo(
+    *,
+    leave: Annotated[bool, typer.Option("--exit", help="Stop everything after the story.")] = False,
+    data: DataFolder = None,
+) -> None:
+    """Play the whole story on real Kafka and Postgres, from sign-up to invoice, suspension and restoration; exit code 1 if a check fails."""
+    started = time.monotonic()
+    console = Console(width=WIDTH, highlight=False, soft_wrap=True)
+    stack = Stack(data, say=lambda text: console.print(f"  [dim]{time.monotonic() - started:5.1f} s[/dim]  {text}"))
+    stack.start()
+    print_addresses(stack)
+    failed = True
+    try:
+        failed = asyncio.run(_play(stack, console, started))
+        if not leave:
+            _stay(console)
+    finally:
+        if leave or not failed:
+            stack.stop()
+    raise typer.Exit(1 if failed else 0)
+
+
+async def _play(stack: Stack, console: Console, started: float) -> bool:
+    """Play all chapters; returns whether anything failed."""
+    from turnpike_cli.clock import BusinessTime  # these import Stripe's SDK and lxml: only where the story is played
+    from turnpike_cli.doors import Doors
+    from turnpike_cli.story.browser import StoryError
+    from turnpike_cli.story.checks import Checks
+    from turnpike_cli.story.people import Places
+    from turnpike_cli.story.script import Story
+    from turnpike_cli.story.stripe_view import StripeView
+
+    checks = Checks(console, started=started)
+    addresses = stack.addresses()
+    spots = Places(
+        portal=addresses["sandbox_apim"]["portal"],
+        gateway=addresses["sandbox_apim"]["gateway"],
+        turnpike=addresses["delegation_gateway"]["http"],
+        ingest=addresses["usage_collector"]["http"],
+    )
+    async with Doors(stack) as doors, httpx.AsyncClient(timeout=20, limits=httpx.Limits(max_connections=32)) as client:
+        story = Story(
+            places=spots,
+            doors=doors,
+            clock=BusinessTime(doors),
+            stripe=StripeView.connect(addresses["sandbox_stripe"]["http"], stack.secrets.stripe_api_key),
+            checks=checks,
+            catalogue=places.checkout() / MODELS_FILE,
+            http=client,
+        )
+        try:
+            await story.play()
+        except (StoryError, CommandError, LookupError, TimeoutError, httpx.HTTPError) as error:
+            checks.check("the story could be told to its end", held=False, detail=f"{type(error).__name__}: {error}")
+    console.print(f"\n{checks.last_line()}")
+    return checks.failed > 0
+
+
+def _stay(console: Console) -> None:
+    console.print("Everything stays up for you to look around; Ctrl-C stops it.")
+    with contextlib.suppress(KeyboardInterrupt):
+        while True:
+            time.sleep(3600)  # a person decides when to leave
