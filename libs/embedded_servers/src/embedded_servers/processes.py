@@ -35,8 +35,7 @@ def start_detached(
     user: str | None = None,
 ) -> Identity:
     """Start a process that outlives us, with its output in `log`; the log of the run before is kept as `.1`."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    _keep_former(log)
+    keep_former(log)
     with log.open("wb") as output:
         process = subprocess.Popen(
             [os.fspath(part) for part in command],
@@ -57,7 +56,9 @@ def as_user(user: str | None) -> dict[str, Any]:
     return {} if user is None else {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []}
 
 
-def _keep_former(log: Path) -> None:
+def keep_former(log: Path) -> None:
+    """Put the log of the run before aside as `.1`; one that grew very large is dropped."""
+    log.parent.mkdir(parents=True, exist_ok=True)
     if log.exists() and log.stat().st_size:
         if log.stat().st_size > KEPT_LOG_BYTES:
             log.unlink()
