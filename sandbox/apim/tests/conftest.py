@@ -16,6 +16,7 @@ from sandbox_apim.settings import Settings
 
 pytest_plugins = ["embedded_servers.testing"]
 GROUP, SERVICE = "turnpike", "turnpike"
+TRUST = ssl.create_default_context()  # made once: loading the authorities costs more than most tests
 
 
 class StaticCredential:
@@ -75,13 +76,13 @@ async def arm(sandbox: Sandbox) -> AsyncIterator["Arm"]:
 
 @pytest.fixture
 async def gateway(sandbox: Sandbox) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=sandbox.gateway_url) as client:
+    async with httpx.AsyncClient(base_url=sandbox.gateway_url, verify=TRUST) as client:
         yield client
 
 
 @pytest.fixture
 async def portal(sandbox: Sandbox) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=sandbox.portal_url, headers={"accept": "text/html"}) as client:
+    async with httpx.AsyncClient(base_url=sandbox.portal_url, verify=TRUST, headers={"accept": "text/html"}) as client:
         yield client
 
 

@@ -18,7 +18,10 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from billing_common.clock import BusinessClock
 
-LOG = '<log-to-eventhub logger-id="usage" partition-key="@(context.Subscription?.Id ?? "none")">@(context.RequestId.ToString())</log-to-eventhub>'
+LOG = (
+    '<log-to-eventhub logger-id="usage" partition-key="@(context.Subscription?.Id ?? "none")">'
+    "@(context.RequestId.ToString())</log-to-eventhub>"
+)
 POLICY = (
     '<policies><inbound><base /><quota calls="5" renewal-period="0" /></inbound><backend><base /></backend>'
     f"<outbound><base />{LOG}</outbound><on-error><base />{LOG}</on-error></policies>"
