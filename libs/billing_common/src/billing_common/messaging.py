@@ -10,7 +10,7 @@ import fast_depends.exceptions
 import structlog
 from faststream import AckPolicy, BaseMiddleware
 from faststream._internal.context.context_type import Context as ContextMark
-from faststream.exceptions import IgnoredException
+from faststream.exceptions import ContextError, IgnoredException
 from faststream.kafka import KafkaBroker, KafkaRouter
 
 from billing_common.dead_letters import park
@@ -21,6 +21,8 @@ from billing_common.telemetry import HANDLED, HANDLING, RETRIES, describe
 POISON = (InvalidEventError, fast_depends.exceptions.ValidationError, json.JSONDecodeError, UnicodeDecodeError)
 SESSION_TIMEOUT_MS = 6000  # the lowest a broker allows by default: a dead member's partitions move after 6 s
 HEARTBEAT_INTERVAL_MS = 1000
+
+OF_FASTSTREAM = frozenset({"message", "broker", "logger", "context"})  # what it puts into the context itself, per message
 
 log = structlog.get_logger(__name__)
 
@@ -47,8 +49,21 @@ def check_context(broker: KafkaBroker) -> None:
             hints = get_type_hints(call.handler._original_call, include_extras=True)  # noqa: SLF001 - FastStream has no public way to the function
             for hint in hints.values():
                 for mark in getattr(hint, "__metadata__", ()):
-                    if isinstance(mark, ContextMark) and mark.name:
-                        broker.context.resolve(mark.name)
+                    if (
+                        isinstance(mark, ContextMark)
+                        and mark.name
+                        and mark.name.split(".")[0] not in OF_FASTSTREAM
+                        and not _is_known(broker, mark.name)
+                    ):
+                        raise RuntimeError(f"a handler asks for Context({mark.name!r}), which nobody shared")
+
+
+def _is_known(broker: KafkaBroker, name: str) -> bool:
+    try:
+        broker.context.resolve(name)
+    except ContextError:  # its own text would print the whole context, keys included
+        return False
+    return True
 
 
 async def safe_headers(record: Any, original: Callable[[Any], Any]) -> Any:

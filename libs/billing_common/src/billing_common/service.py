@@ -15,7 +15,7 @@ import httpx
 import stamina
 import structlog
 import uvicorn
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from fast_depends.pydantic import PydanticSerializer
 from fastapi import FastAPI
 from faststream.kafka import KafkaBroker, KafkaRouter
@@ -76,6 +76,8 @@ class Service:
         self._next_due: list[NextDue] = []
         self._notes: list[SettledCheck] = []
         self._broker_started = False
+        self._watcher: AIOKafkaConsumer
+        self._clients_started: list[AIOKafkaProducer | AIOKafkaConsumer] = []
         install_doors(self)
 
     # --- what app.py calls -----------------------------------------------------------------------------------------------
@@ -143,7 +145,7 @@ class Service:
         assigned = {place: consumer for consumer in consumers for place in consumer.assignment()}
         if not assigned:
             return ["partitions"]
-        ends = await consumers[0].end_offsets(list(assigned))
+        ends = await self._watcher.end_offsets(list(assigned))
         unread = sorted({place.topic for place, end in ends.items() if end > await assigned[place].position(place)})
         waiting = [f"unread events of {topic}" for topic in unread]
         if PauseOrPark.busy:
@@ -181,6 +183,8 @@ class Service:
         self.producer = AIOKafkaProducer(
             **kafka_settings.arguments(settings), enable_idempotence=True, linger_ms=0, max_batch_size=131072, request_timeout_ms=10000
         )
+        # Asks where topics end over a connection of its own: on a subscriber's it would wait behind the long poll.
+        self._watcher = AIOKafkaConsumer(**kafka_settings.arguments(settings), enable_auto_commit=False)
         self.share("producer", self.producer)
         self.share("service_name", self.name)
         self.share("clock", self.clock)
@@ -209,6 +213,8 @@ class Service:
             with suppress(Exception):
                 await hook()
         with suppress(Exception):
+            await asyncio.wait_for(self._watcher.stop(), 5)
+        with suppress(Exception):
             await asyncio.wait_for(self.producer.stop(), 5)
         with suppress(Exception):
             await asyncio.wait_for(self.pool.close(), 5)
@@ -225,7 +231,9 @@ class Service:
 
     async def _run_kafka(self) -> None:
         """Start producer and subscribers, then relay the outbox. An error starts all of it again."""
-        await self.producer.start()
+        for client in [client for client in (self.producer, self._watcher) if client not in self._clients_started]:
+            await client.start()
+            self._clients_started.append(client)
         if not self._broker_started:
             try:
                 await self.broker.start()
