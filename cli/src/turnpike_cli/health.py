@@ -1,15 +1,16 @@
 """Whether a part is up: Kafka by its own protocol, Postgres by a question, the others by their door."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException
 from typing import Literal
-
-import httpx
 
 from embedded_servers import Postgres, kafka
 from turnpike_cli.parts import KAFKA, Part
 
 TIMEOUT_SECONDS = 3.0
+BODY_MAX = 10_000
 
 
 @dataclass(frozen=True)
@@ -27,16 +28,25 @@ def ask_health(part: Part, port: int, postgres: Callable[[], Postgres] | None = 
     if postgres is not None:
         return Health("ready", "") if postgres().is_ready() else Health("starting", "does not answer yet")
     try:
-        answer = httpx.get(f"http://127.0.0.1:{port}/health/ready", timeout=TIMEOUT_SECONDS, trust_env=False)
-    except httpx.HTTPError:
+        status, body = _get(port)
+    except (OSError, HTTPException):
         return Health("starting", "its door is not open yet")
-    if answer.status_code == 200:
-        return Health("ready", "")
-    return Health("starting", _reasons(answer))
+    return Health("ready", "") if status == 200 else Health("starting", _reasons(status, body))
 
 
-def _reasons(answer: httpx.Response) -> str:
+def _get(port: int) -> tuple[int, bytes]:
+    """Ask with the standard library: a start asks hundreds of times, and httpx would make a TLS context for each."""
+    connection = HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_SECONDS)
     try:
-        return "; ".join(answer.json()["reasons"])
+        connection.request("GET", "/health/ready")
+        answer = connection.getresponse()
+        return answer.status, answer.read(BODY_MAX)
+    finally:
+        connection.close()
+
+
+def _reasons(status: int, body: bytes) -> str:
+    try:
+        return "; ".join(json.loads(body)["reasons"])
     except (ValueError, KeyError, TypeError):
-        return f"its door answers {answer.status_code}"
+        return f"its door answers {status}"

@@ -5,6 +5,7 @@ and prints `name pid start-time`, then ends. Each child is what `python -m <name
 and the module run as `__main__`. They share the memory of what was loaded before the fork until they change it.
 """
 
+import ctypes
 import gc
 import importlib
 import json
@@ -17,6 +18,7 @@ from typing import Any, NoReturn
 
 import psutil
 
+PR_SET_NAME = 15
 SHARED = (  # what most services import; loading runs no threads and opens no files
     "asyncpg",
     "uvicorn",
@@ -49,6 +51,7 @@ def _become(specification: dict[str, Any]) -> NoReturn:
     code = 1
     try:
         os.setsid()
+        _take_name(specification["name"])
         _redirect(specification["log"])
         os.environ.clear()
         os.environ.update(specification["environment"])
@@ -66,6 +69,12 @@ def _become(specification: dict[str, Any]) -> NoReturn:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def _take_name(name: str) -> None:
+    """Let `top` and `ps -o comm` show the service, where the system can: the command line stays the launcher's."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_NAME, name[:15].encode(), 0, 0, 0)
 
 
 def _redirect(log: str) -> None:

@@ -123,7 +123,7 @@ class Stack:
             if SANDBOX_STRIPE in wanted:
                 self._launch(SANDBOX_STRIPE)
             launching = pool.submit(self._launch_all, services) if warm else None
-            furnishing = pool.submit(self._furnish, servers) if servers or not warm else None
+            furnishing = None if warm else pool.submit(self._furnish, servers)
             if SANDBOX_APIM in wanted:
                 self._wait_ready([SANDBOX_STRIPE], quiet=True)  # it asks for the time once, at its start
                 self._launch(SANDBOX_APIM)
@@ -138,16 +138,15 @@ class Stack:
     def _is_furnished(self) -> bool:
         wiring = self.wiring
         known = self.secrets.webhook_secret is not None and self.state.webhook_url == wiring.webhook_url
-        return known and self.state.provisioned and wiring.ca_file.exists()
+        return known and self.state.provisioned == provisioning.fingerprint() and wiring.ca_file.exists()
 
     def _furnish(self, servers: list[Future[None]]) -> None:
         for server in servers:
             server.result()
         provisioning.provision(self.wiring)
-        if not self.state.provisioned:
-            self.state.provisioned = True
-            self._write()
-            self._say("roles, schemas and topics are there")
+        self.state.provisioned = provisioning.fingerprint()
+        self._write()
+        self._say("roles, schemas and topics are there")
 
     def _launch_all(self, parts: list[Part]) -> None:
         """Start several services from one process that has loaded their libraries; one alone is started by itself."""

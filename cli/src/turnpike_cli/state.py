@@ -22,7 +22,7 @@ class State:
 
     ports: dict[str, dict[str, int]] = field(default_factory=dict)
     processes: dict[str, Identity] = field(default_factory=dict)
-    provisioned: bool = False  # roles, schemas and topics were made once
+    provisioned: str = ""  # fingerprint of the roles, schemas and topics that were made
     webhook_url: str | None = None  # the address registered at Stripe
 
     @classmethod
