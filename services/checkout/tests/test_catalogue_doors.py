@@ -22,7 +22,7 @@ TEXT = (Path(__file__).parents[3] / "monetizationModels.json").read_text()
 Topics = Callable[[], Awaitable[list[str]]]
 
 
-async def test_applying_puts_seven_products_into_apim_and_six_into_stripe(
+async def test_applying_puts_the_seven_products_into_apim_and_stripe(
     door: httpx.AsyncClient, stripe_api: stripe.StripeClient, outside: Outside, pool: asyncpg.Pool
 ) -> None:
     answer = (await door.post("/v1/catalogue/apply", content=TEXT)).json()
@@ -47,7 +47,8 @@ async def test_applying_puts_seven_products_into_apim_and_six_into_stripe(
     ids = event.stripe_ids["standard"]
     assert ids["prices"]["base"] == by_key["turnpike:standard:base:usd"].id
     assert ids["meters"]["calls"]["event_name"] == "turnpike_standard_calls"
-    assert event.stripe_ids.keys() == {"developer", "payg", "basic", "standard", "pro", "enterprise"}
+    assert event.stripe_ids.keys() == {"free", "developer", "payg", "basic", "standard", "pro", "enterprise"}
+    assert event.stripe_ids["free"] == {"product": "turnpike_free", "prices": {}, "prices_by_currency": {}, "meters": {}}
 
 
 async def test_applying_the_same_again_changes_nothing_and_publishes_nothing(

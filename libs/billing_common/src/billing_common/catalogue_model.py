@@ -198,17 +198,17 @@ class Product(Part):
 
     @property
     def is_free(self) -> bool:
-        """A free product has nothing at Stripe: no card, no invoice."""
+        """A free product has no price at Stripe: no card, no subscription, no invoice."""
         return self.model == "Free"
 
     def priced_meters(self) -> tuple[str, ...]:
-        """Meters that Stripe bills, in the order of the invoice."""
+        """Return the meters that Stripe bills, in the order of the invoice."""
         if self.price is None:
             return ()
         unit = (self.price.unit.meter,) if self.price.unit else ()
         return tuple(dict.fromkeys((*(usage.meter for usage in self.price.usage), *unit)))
 
     def meter_ids(self) -> tuple[str, ...]:
-        """Meters that are counted for this product: those it prices and the one its quota watches."""
+        """Return the meters that are counted for this product: those it prices and the one its quota watches."""
         watched = (self.quota.meter,) if self.quota else ()
         return tuple(dict.fromkeys((*self.priced_meters(), *watched)))

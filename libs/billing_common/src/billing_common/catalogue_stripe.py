@@ -41,6 +41,7 @@ class DesiredPrice:
     meter_id: str | None
     product_id: str
     stripe_product_id: str
+    nickname: str
 
     def parameters(self, meter_stripe_id: str | None) -> dict[str, Any]:
         """Return what creates it, with the id of the meter that was created before."""
@@ -51,7 +52,7 @@ class DesiredPrice:
             "product": self.stripe_product_id,
             "currency": self.currency,
             "lookup_key": self.lookup_key,
-            "nickname": self.component,
+            "nickname": self.nickname,
             "metadata": {"turnpike_product_id": self.product_id, "turnpike_component": self.component},
             **amounts,
         }
@@ -92,8 +93,8 @@ def meter_event_name(product_id: str, meter_id: str) -> str:
 
 
 def desired_products(catalogue: Catalogue) -> tuple[DesiredProduct, ...]:
-    """Return everything that should be at Stripe. Free products have nothing there."""
-    return tuple(_product(catalogue, product) for product in catalogue.products if not product.is_free)
+    """Return everything that should be at Stripe. A free product has no price and no meter there: it is only listed."""
+    return tuple(_product(catalogue, product) for product in catalogue.products)
 
 
 def _product(catalogue: Catalogue, product: Product) -> DesiredProduct:
@@ -106,40 +107,46 @@ def _product(catalogue: Catalogue, product: Product) -> DesiredProduct:
         desired
         for currency in currencies
         if (price := catalogue.price_of(product, currency)) is not None
-        for desired in _prices(product, price, currency)
+        for desired in _prices(catalogue, product, price, currency)
     ]
     return DesiredProduct(
         product.id, stripe_product_id(product.id), product.name, product.description, product.features, meters, tuple(prices)
     )
 
 
-def _prices(product: Product, price: Price, currency: str) -> list[DesiredPrice]:
+def _prices(catalogue: Catalogue, product: Product, price: Price, currency: str) -> list[DesiredPrice]:
     recurring = {"interval": product.interval, "usage_type": "licensed"}
     metered = {"interval": product.interval, "usage_type": "metered"}
     found: list[DesiredPrice] = []
+    amounts: dict[str, Any]
     if price.setup is not None:
-        found.append(_price(product, currency, "setup", {"unit_amount": round_half_up(to_minor(price.setup, currency))}))
+        amounts = {"unit_amount": round_half_up(to_minor(price.setup, currency))}
+        found.append(_price(product, currency, "setup", amounts, nickname="setup"))
     if price.base is not None:
         amounts = {"unit_amount": round_half_up(to_minor(price.base, currency)), "recurring": recurring}
-        found.append(_price(product, currency, "base", amounts))
+        found.append(_price(product, currency, "base", amounts, nickname="base fee"))
     for usage in price.usage:
         amounts = {**_usage_amounts(usage, currency), "recurring": metered}
-        found.append(_price(product, currency, f"usage:{usage.meter}", amounts, usage.meter))
+        name = catalogue.meters[usage.meter].name
+        found.append(_price(product, currency, f"usage:{usage.meter}", amounts, nickname=name, meter_id=usage.meter))
     if price.unit is not None:
         amounts = {
             "unit_amount": round_half_up(to_minor(price.unit.amount, currency)),
             "transform_quantity": {"divide_by": price.unit.size, "round": "up"},
             "recurring": metered,
         }
-        found.append(_price(product, currency, "unit", amounts, price.unit.meter))
+        name = catalogue.meters[price.unit.meter].name
+        found.append(_price(product, currency, "unit", amounts, nickname=name, meter_id=price.unit.meter))
     return found
 
 
-def _price(product: Product, currency: str, component: str, amounts: dict[str, Any], meter_id: str | None = None) -> DesiredPrice:
+def _price(
+    product: Product, currency: str, component: str, amounts: dict[str, Any], *, nickname: str, meter_id: str | None = None
+) -> DesiredPrice:
     identity = json.dumps([amounts, meter_id], sort_keys=True, separators=(",", ":"))
     fingerprint = hashlib.sha256(identity.encode()).hexdigest()[:12]
     key = f"turnpike:{product.id}:{component}:{currency}:{fingerprint}"
-    return DesiredPrice(component, currency, key, amounts, meter_id, product.id, stripe_product_id(product.id))
+    return DesiredPrice(component, currency, key, amounts, meter_id, product.id, stripe_product_id(product.id), nickname)
 
 
 def _usage_amounts(usage: UsagePrice, currency: str) -> dict[str, Any]:

@@ -110,4 +110,5 @@ def install_errors(app: FastAPI) -> None:
 
 def _error(status: int, code: str, message: str, **more: object) -> JSONResponse:
     headers = {"Retry-After": "2"} if status == 503 else {}
-    return JSONResponse({"error": {"code": code, "message": message, **more}}, status_code=status, headers=headers)
+    body = {"error": {"code": code, "message": message, **more}, "detail": message}
+    return JSONResponse(body, status_code=status, headers=headers)

@@ -54,9 +54,9 @@ def new_subscription(request: Request, version: Version, product: Product, at: d
 def refuse_foreign(request: Request, known: Subscription | None, members: frozenset[str], *, closed: bool) -> None:
     """Refuse a user who is not of the account, and a subscription id that stands for something else."""
     if closed:
-        raise RefusedError(403, "account_closed", "this account is closed")
+        raise RefusedError(409, "account_closed", "this account is closed")
     if members and request.user_id not in members:
-        raise RefusedError(403, "wrong_user", "this user does not belong to the account")
+        raise RefusedError(409, "wrong_user", "this user does not belong to the account")
     if known is not None and (known.account_id, known.user_id, known.product_id) != (
         request.account_id,
         request.user_id,
