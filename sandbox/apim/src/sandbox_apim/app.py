@@ -64,7 +64,7 @@ class Sandbox:
         )
         self.pump = KafkaPump(self.journal, settings.kafka_bootstrap_servers)
         self.faults = Faults()
-        self._backend = httpx.AsyncClient(timeout=settings.backend_timeout_seconds, follow_redirects=False)
+        self._backend: httpx.AsyncClient | None = None
         self.certificate = self._certificate()
         self._servers: list[QuietServer] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -116,7 +116,7 @@ class Sandbox:
             limits=self.limits,
             journal=self.journal,
             clock=self.clock,
-            backend=self._backend,
+            backend=self._backend_client,
             public_url=lambda: self.gateway_url,
             doors=doors.app(),
         )
@@ -139,8 +139,15 @@ class Sandbox:
             server.should_exit = True
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.pump.stop(DRAIN_SECONDS)
-        await self._backend.aclose()
+        if self._backend is not None:
+            await self._backend.aclose()
         self.database.close()
+
+    def _backend_client(self) -> httpx.AsyncClient:
+        """Make the client at the first call that leaves the process: the sample API needs none."""
+        if self._backend is None:
+            self._backend = httpx.AsyncClient(timeout=self.settings.backend_timeout_seconds, follow_redirects=False)
+        return self._backend
 
     def _service(self) -> Service:
         keys = {name: self.store.fact(f"sign-in key, {name}", lambda: secrets.token_bytes(64)) for name in ("primary", "secondary")}

@@ -41,7 +41,7 @@ class Gateway:
         limits: Limits,
         journal: Journal,
         clock: BusinessClock,
-        backend: httpx.AsyncClient,
+        backend: Callable[[], httpx.AsyncClient],
         public_url: Callable[[], str],
         doors: ASGIApp,
     ) -> None:
@@ -210,7 +210,7 @@ class Gateway:
         ]
         headers = {name: value for name, value in call.headers.items() if name not in HOP_BY_HOP}
         try:
-            answer = await self._backend.request(
+            answer = await self._backend().request(
                 call.method, f"{url}?{urlencode(query)}" if query else url, headers=headers, content=call.body or None
             )
         except httpx.TimeoutException as error:
