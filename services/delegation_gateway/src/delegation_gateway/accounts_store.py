@@ -55,7 +55,12 @@ async def add_account(
         registration_id,
         at,
     )
-    return bool(tag.endswith(" 1"))
+    if tag.endswith(" 1"):
+        return True
+    await connection.execute(
+        "delete from accounts a where account_id = $1 and not exists (select from members where account_id = a.account_id)", account_id
+    )
+    return False
 
 
 async def find_member(connection: Database, email_key: str) -> Member | None:

@@ -157,8 +157,7 @@ async def _add_account(parts: Parts, asked: Registration, registration_id: str) 
     user_id = str(derive_id("user", registration_id, asked.email_key))
     password_hash, now = await parts.passwords.hash(asked.password), parts.clock.now()
     async with parts.pool.acquire() as connection, connection.transaction():
-        known = await accounts_store.find_member(connection, asked.email_key)
-        if known is None and await accounts_store.add_account(
+        if await accounts_store.find_member(connection, asked.email_key) is None and await accounts_store.add_account(
             connection,
             asked,
             account_id=account_id,
@@ -170,7 +169,7 @@ async def _add_account(parts: Parts, asked: Registration, registration_id: str) 
             event = AccountRegistered(cause_id=f"registration:{registration_id}", occurred_at=now, account_id=account_id, user_id=user_id)
             await announce(connection, event)
             log.info("account registered", account_id=account_id, event_id=str(event.event_id))
-            known = await accounts_store.find_member(connection, asked.email_key)
+        known = await accounts_store.find_member(connection, asked.email_key)
     if known is None or known.registration_id != registration_id:
         return None
     return known if await parts.passwords.verify(known.password_hash, asked.password) else None
