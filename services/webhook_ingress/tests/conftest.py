@@ -46,6 +46,7 @@ class StripeStandIn:
         self.events: list[dict[str, Any]] = []
         self.asked: list[str] = []
         self.failures: list[int] = []
+        self.list_failures: list[int] = []
         self.held: asyncio.Event | None = None
         self.base = ""
 
@@ -61,10 +62,10 @@ def _stripe_app(stripe: StripeStandIn) -> FastAPI:
         stripe.asked.append(f"/{path}")
         if stripe.held is not None:
             await stripe.held.wait()
-        if stripe.failures:
-            return JSONResponse(
-                {"error": {"type": "api_error", "message": "later"}}, stripe.failures.pop(0), {"Stripe-Should-Retry": "false"}
-            )
+        failures = stripe.list_failures if path == "v1/events" else stripe.failures
+        if failures:
+            problem = {"error": {"type": "api_error", "message": "later"}}
+            return JSONResponse(problem, failures.pop(0), {"Stripe-Should-Retry": "false"})
         if path == "v1/events":
             low, high = (int(request.query_params[f"created[{bound}]"]) for bound in ("gte", "lte"))
             undelivered = request.query_params.get("delivery_success") == "false"

@@ -113,23 +113,30 @@ async def lock_object(connection: Connection, work: Work, lease: UUID) -> Publis
     return None if row is None else Published(row["revision"], row["digest"])
 
 
-async def mark_done(connection: Connection, event_ids: Sequence[str], outcome: str) -> None:
-    await connection.execute(
-        "update webhook_event set done_at = now(), outcome = $2 where id = any($1::text[]) and done_at is null", list(event_ids), outcome
-    )
+async def finish(  # one statement: each one more costs a round trip between payment and key
+    connection: Connection, work: Work, state: Published, event_ids: Sequence[str], *, outcome: str, owner: Owner | None
+) -> None:
+    """Write what was published and what became of the events, and give the object back; it stays wanted when more events came meanwhile.
 
-
-async def finish(connection: Connection, work: Work, state: Published) -> None:
-    """Write what was published and give the object back; it stays wanted when more events came meanwhile."""
+    `owner` is remembered for invoices that do not name theirs.
+    """
     await connection.execute(
+        "with done as (update webhook_event set done_at = now(), outcome = $6 where id = any($5::text[]) and done_at is null), "
+        "remembered as (insert into stripe_subscription(id, subscription_id, account_id) select $2, $7, $8 where $7::text is not null "
+        "on conflict (id) do update set subscription_id = excluded.subscription_id, account_id = excluded.account_id) "
         "update stripe_object set revision = $3, digest = $4, lease = null, leased_until = null, "
         "tries = 0, last_error = '', retry_at = now(), "
-        "wanted_at = (select min(received_at) from webhook_event where kind = $1 and object_id = $2 and done_at is null) "
+        "wanted_at = (select min(received_at) from webhook_event "
+        "where kind = $1 and object_id = $2 and done_at is null and id <> all($5::text[])) "
         "where kind = $1 and id = $2",
         work.kind,
         work.id,
         state.revision,
         state.digest,
+        list(event_ids),
+        outcome,
+        owner.subscription_id if owner else None,
+        owner.account_id if owner else None,
     )
 
 
@@ -143,16 +150,6 @@ async def postpone(pool: asyncpg.Pool | Connection, work: Work, lease: UUID, *, 
         lease,
         pause_seconds,
         error[:300],
-    )
-
-
-async def remember_owner(connection: Connection, stripe_subscription_id: str, owner: Owner) -> None:
-    await connection.execute(
-        "insert into stripe_subscription(id, subscription_id, account_id) values ($1, $2, $3) "
-        "on conflict (id) do update set subscription_id = excluded.subscription_id, account_id = excluded.account_id",
-        stripe_subscription_id,
-        owner.subscription_id,
-        owner.account_id,
     )
 
 

@@ -114,10 +114,8 @@ class Worker:
             if published is None:
                 return
             state = await self._announce(connection, work, events, facts, published) if outcome == "published" else published
-            if owner is not None and work.kind == "subscription":
-                await store.remember_owner(connection, work.id, owner)
-            await store.mark_done(connection, [event.id for event in events], outcome)
-            await store.finish(connection, work, state)
+            remembered = owner if work.kind == "subscription" else None
+            await store.finish(connection, work, state, [event.id for event in events], outcome=outcome, owner=remembered)
         self._count(work, events, outcome)
 
     async def _facts(self, work: store.Work, found: Mapping[str, Any]) -> tuple[dict[str, Any], objects.Owner | None]:
