@@ -35,7 +35,7 @@ demo: setup ## play the whole story and stay up; EXIT=1 stops everything afterwa
 check: setup format lint types contracts-check ## format, lint, types and contracts, without the tests
 
 format: setup ## check the format (ruff format . repairs it)
-	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/ruff format --check .
 
 lint: setup ## check the rules
 	@$(BIN)/ruff check --quiet .
