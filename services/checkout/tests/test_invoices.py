@@ -5,11 +5,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 import stripe
 
 from billing_common.catalogue import Catalogue
 from billing_common.rating import Facts, period_at, rate
+from checkout.intents import Worker, intend
 from checkout.store_catalogue import Version
 
 CATALOGUE = Catalogue.parse((Path(__file__).parents[3] / "monetizationModels.json").read_text())
@@ -74,3 +76,23 @@ async def test_the_first_month_is_invoiced_as_it_was_quoted(
         await asyncio.sleep(0.1)
     rated = rate(CATALOGUE, product, period=period, usage={"calls": calls}, facts=Facts(started_at=started))
     assert await lines_of_service(stripe_api, subscription, period.start, period.end) == [line.amount_minor for line in rated.lines]
+
+
+async def test_a_month_without_usage_of_packages_is_invoiced_with_the_least(
+    applied: Version, stripe_api: stripe.StripeClient, pool: asyncpg.Pool, worker: Worker
+) -> None:
+    started = datetime.now(UTC).replace(day=3, hour=9, minute=0, second=0, microsecond=0)
+    period = period_at(CATALOGUE.product("enterprise"), started_at=started, at=started)
+    clock, customer, subscription = await subscribe(stripe_api, applied, "enterprise", started)
+    for minutes in (10, 120):
+        moment = int((period.end + timedelta(minutes=minutes)).timestamp())
+        await stripe_api.v1.test_helpers.test_clocks.advance_async(clock, {"frozen_time": moment})
+        async with pool.acquire() as connection:
+            item = {"customer": customer, "subscription": subscription, "currency": "usd", "amount": 74_995, "description": "at least 1"}
+            parameters = {"item": item, "draft_of_period_end": period.end.isoformat()}
+            await intend(connection, "invoice_item", key="a", cause="least", parameters=parameters)
+        while await worker.drain():
+            pass
+    totals = [invoice.total for invoice in (await stripe_api.v1.invoices.list_async({"subscription": subscription})).data]
+    assert totals.count(74_995) == 1
+    assert sum(totals) == 74_995

@@ -64,6 +64,22 @@ async def test_another_request_for_the_same_product_ends_the_session_before(
     assert (await stripe_api.v1.checkout.sessions.retrieve_async(first["session_id"])).status == "expired"
 
 
+async def test_a_session_being_opened_holds_the_next_back_for_a_minute_only(
+    applied: Version, door: httpx.AsyncClient, gateway: StripeGateway, pool: asyncpg.Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def down(*_: object, **__: object) -> None:
+        raise StripeUnavailableError("ReadTimeout")
+
+    body = wish()
+    with monkeypatch.context() as outage:
+        outage.setattr(gateway, "create_session", down)
+        assert (await door.post("/v1/checkout-sessions", json=body)).status_code == 503
+    another = body | {"subscription_id": f"s-{uuid4()}"}
+    assert (await ask(door, another))["error"]["code"] == "checkout_in_progress"
+    await pool.execute("update checkout_session set created_at = now() - interval '2 minutes'")
+    assert "url" in await ask(door, another)
+
+
 REFUSALS = [
     ({"product_id": "standart"}, 404, "unknown_product"),
     ({"product_id": "free"}, 409, "free_product"),

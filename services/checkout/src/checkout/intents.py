@@ -19,6 +19,7 @@ from checkout.stripe_gateway import StripeGateway, StripeRefusedError, StripeUna
 LEASE_SECONDS = 120  # longer than a call with all its retries; after a crash the next worker takes over
 PAUSE_MAX_SECONDS = 60
 BATCH = 20
+STUCK_ATTEMPTS = 10
 CHANNEL = "checkout.intent"
 
 OUTCOMES = Counter("turnpike_checkout_intents_total", "Calls to Stripe by kind and outcome", ["kind", "outcome"])
@@ -90,10 +91,14 @@ async def postpone(pool: asyncpg.Pool, intent: Intent, *, error: str, new_key: b
 
 
 async def waiting(pool: asyncpg.Pool) -> int:
-    """Return how many calls have no outcome."""
-    count: int = await pool.fetchval("select count(*) from intent where state = 'pending'")
-    PENDING.set(count)
-    return count
+    """Return how many calls have no outcome and are on their way; one that fails again and again is left to the alert."""
+    row = await pool.fetchrow(
+        "select count(*) as pending, count(*) filter (where attempts < $1) as young from intent where state = 'pending'", STUCK_ATTEMPTS
+    )
+    assert row is not None  # an aggregate always has a row
+    PENDING.set(row["pending"])
+    young: int = row["young"]
+    return young
 
 
 class Worker:
@@ -173,12 +178,16 @@ class Worker:
         )
 
     async def _add_invoice_item(self, intent: Intent) -> None:
-        """Add a line to the draft of its period; before a last invoice it waits as a pending item that this invoice takes in."""
+        """Add a line to the draft of its period. Before a last invoice, and when the draft is final already, it waits for the next."""
         params: dict[str, Any] = intent.parameters["item"]
         ends = intent.parameters.get("draft_of_period_end")
         if ends is not None:
-            draft = await self._gateway.draft_invoice(params["subscription"], datetime.fromisoformat(ends))
-            if draft is None:
-                raise NotYetError("Stripe has no draft invoice of the period yet")
-            params = {**params, "invoice": draft}
+            found = await self._gateway.invoice_of_period(params["subscription"], datetime.fromisoformat(ends))
+            if found is None:
+                raise NotYetError("Stripe has no invoice of the period yet")
+            invoice_id, is_draft = found
+            if is_draft:
+                params = {**params, "invoice": invoice_id}
+            else:
+                log.warning("an invoice was final before its last line came", intent_id=intent.intent_id, invoice_id=invoice_id)
         await self._gateway.add_invoice_item(params, intent_id=intent.intent_id, key=intent.idempotency_key)

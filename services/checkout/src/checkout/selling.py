@@ -13,7 +13,7 @@ from checkout.domain import RefusedError, Request
 from checkout.intents import intend
 from checkout.store import Session, Subscription
 from checkout.store_catalogue import Version
-from checkout.stripe_gateway import OpenSession, StripeGateway, StripeUnavailableError
+from checkout.stripe_gateway import OpenSession, StripeGateway, StripeRefusedError, StripeUnavailableError
 
 REUSE_MARGIN = timedelta(minutes=2)  # a session that ends sooner is not worth sending a customer to
 
@@ -62,9 +62,12 @@ async def start_checkout(
     )
     try:
         opened = await seller.stripe.create_session(params, key=session.idempotency_key)
+    except StripeRefusedError:
+        await store.give_up_session(seller.pool, session.idempotency_key)
+        raise
     except StripeUnavailableError as error:
         if error.replayed:
-            await seller.pool.execute("update checkout_session set status = 'expired' where idempotency_key = $1", session.idempotency_key)
+            await store.give_up_session(seller.pool, session.idempotency_key)
         raise
     async with seller.pool.acquire() as connection:
         await store.open_session(
@@ -104,7 +107,7 @@ async def _prepare(
 async def _give_up(connection: Connection, other: Subscription, now: datetime) -> None:
     """One open session per account and product: the request before ends, so that nobody pays twice."""
     session = await store.last_session(connection, other.subscription_id)
-    if session is not None and session.status == "creating":
+    if session is not None and await store.is_being_opened(connection, session):
         raise RefusedError(409, "checkout_in_progress", "another checkout of this product is being opened: try again in a moment")
     if session is not None and session.status == "open" and session.session_id:
         await intend(

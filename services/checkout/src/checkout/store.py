@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+import asyncpg
+
 from billing_common.db import Connection
 from billing_common.events import InvoiceState, SubscriptionState
 
@@ -195,6 +197,21 @@ async def add_session(connection: Connection, subscription_id: str, attempt: int
         idempotency_key,
     )
     return Session(subscription_id, attempt, idempotency_key, "creating", None, None, None)
+
+
+async def is_being_opened(connection: Connection, session: Session) -> bool:
+    """Tell whether somebody may be opening the session at this moment; after a minute nobody is."""
+    return bool(
+        await connection.fetchval(
+            "select status = 'creating' and created_at > now() - interval '1 minute' from checkout_session where idempotency_key = $1",
+            session.idempotency_key,
+        )
+    )
+
+
+async def give_up_session(connection: Connection | asyncpg.Pool, idempotency_key: str) -> None:
+    """The next try needs another idempotency key."""
+    await connection.execute("update checkout_session set status = 'expired' where idempotency_key = $1", idempotency_key)
 
 
 async def open_session(connection: Connection, idempotency_key: str, *, session_id: str, url: str, expires_at: datetime) -> None:

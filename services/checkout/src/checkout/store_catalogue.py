@@ -96,7 +96,8 @@ async def apply_lock(pool: asyncpg.Pool) -> AsyncIterator[None]:
 
 
 async def start_apply(pool: asyncpg.Pool, apply_id: UUID, *, digest: str, by: str, at: datetime, remaining: Sequence[str]) -> None:
-    """Write down what is about to be done before it is done."""
+    """Write down what is about to be done before it is done. Under the lock, an apply that is still running was killed."""
+    await pool.execute("update catalogue_apply set state = 'failed', error = 'interrupted', ended_at = $1 where state = 'running'", at)
     await pool.execute(
         "insert into catalogue_apply(apply_id, digest, requested_by, started_at, remaining) values ($1, $2, $3, $4, $5)",
         apply_id,

@@ -118,12 +118,12 @@ class StripeGateway:
             if invoice.status == "open":
                 await self._v1.invoices.pay_async(invoice_id, {"payment_method": payment_method_id}, once(key))
 
-    async def draft_invoice(self, subscription_id: str, period_end: datetime) -> str | None:
-        """Return the draft invoice of the period that ended then, or None while Stripe has not made it."""
+    async def invoice_of_period(self, subscription_id: str, period_end: datetime) -> tuple[str, bool] | None:
+        """Return the invoice of the period that ended then and whether it is a draft; None while Stripe has not made it."""
         async with stripe_errors():
-            drafts = await self._v1.invoices.list_async({"subscription": subscription_id, "status": "draft", "limit": 20})
+            invoices = await self._v1.invoices.list_async({"subscription": subscription_id, "limit": 20})
         ends = int(period_end.timestamp())
-        return next((invoice.id for invoice in drafts.data if invoice.period_end == ends), None)
+        return next((found for found in ((entry.id, entry.status == "draft") for entry in invoices.data if entry.period_end == ends)), None)
 
     async def add_invoice_item(self, params: Any, *, intent_id: str, key: str) -> None:
         """Add a line once: an item that carries this intent already is the one."""
