@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -223,6 +224,34 @@ async def test_the_gateways_own_counts_are_per_subscription_and_status(arm: Any,
     nothing = (await gateway.get("/_sandbox/calls", params={"sid": "sub-1", "to": "2020-01-01T00:00:00Z"})).json()
     assert nothing["total"] == 0
     assert (await gateway.get("/_sandbox/calls", params={"from": "yesterday"})).status_code == 400
+
+
+async def test_the_policy_of_the_readme_writes_the_record_the_collector_reads(
+    start: Callable[..., Any], client_for: Callable[..., Any], arm_for: Any
+) -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    async with start(kafka_bootstrap_servers="127.0.0.1:1") as sandbox, client_for(sandbox) as client:
+        arm = arm_for(client)
+        await arm.product()
+        await arm.logger()
+        await arm.policy(readme.split("```xml\n")[1].split("```")[0])
+        key = await arm.subscription()
+        async with httpx.AsyncClient(base_url=sandbox.gateway_url, headers=with_key(key)) as gateway:
+            answer = await gateway.post("/orders", json={"item": "tea"})
+        record = json.loads(sandbox.journal.take()[0][3])
+    assert {record.pop(name) is not None for name in ("id", "time")} == {True}
+    assert record == {
+        "v": 1,
+        "sid": "sub-1",
+        "product": "pro",
+        "api": "orders",
+        "operation": "create-order",
+        "method": "POST",
+        "template": "/orders",
+        "status": 201,
+        "requestBytes": 14,
+        "responseBytes": len(answer.content),
+    }
 
 
 async def test_what_no_operation_matches_is_not_found(arm: Any, gateway: httpx.AsyncClient) -> None:

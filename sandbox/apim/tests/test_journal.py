@@ -122,6 +122,14 @@ async def test_a_full_buffer_refuses_calls_instead_of_losing_lines(
         assert sandbox.journal.waiting == 100
 
 
+async def test_a_call_that_cannot_be_recorded_is_not_served(sandbox: Any, arm: Any, gateway: httpx.AsyncClient) -> None:
+    headers = await prepare(arm)
+    sandbox.database.execute("PRAGMA query_only=ON")  # as a full disk: nothing can be written
+    assert (await gateway.get("/orders", headers=headers)).status_code == 503
+    sandbox.database.execute("PRAGMA query_only=OFF")
+    assert (await gateway.get("/orders", headers=headers)).status_code == 200
+
+
 async def test_the_management_api_is_reached_only_with_its_own_authority(sandbox: Any) -> None:
     async with httpx.AsyncClient(verify=ssl.create_default_context()) as stranger:
         with pytest.raises(httpx.ConnectError):

@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import signal
+import sqlite3
 import sys
 import urllib.error
 
@@ -44,7 +45,7 @@ def main() -> int:
         sys.stderr.write(
             f"the clock at {settings.clock_url} does not answer ({error.reason}): start the Stripe sandbox first or unset CLOCK_URL\n"
         )
-    except OSError as error:
+    except (OSError, sqlite3.OperationalError) as error:
         sys.stderr.write(f"cannot start: {error}. Change SANDBOX_APIM_*_PORT or SANDBOX_APIM_DATA_DIR\n")
     return 1
 

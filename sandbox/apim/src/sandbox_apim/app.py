@@ -6,6 +6,7 @@ import json
 import logging
 import secrets
 import socket
+import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
@@ -175,6 +176,7 @@ class Sandbox:
             access_log=False,
             log_config=None,
             server_header=False,
+            proxy_headers=False,
             timeout_graceful_shutdown=DRAIN_SECONDS,
             timeout_keep_alive=30,
             ssl_certfile=certificate.chain_file if certificate else None,
@@ -201,7 +203,10 @@ def business_clock(settings: Settings) -> BusinessClock:
     offset = timedelta(0)
     if settings.clock_url is not None:
         with urllib.request.urlopen(str(settings.clock_url), timeout=5) as answer:  # noqa: S310 - the setting admits http and https only
-            offset = timedelta(seconds=float(json.load(answer)["offset_seconds"]))
+            try:
+                offset = timedelta(seconds=float(json.load(answer)["offset_seconds"]))
+            except (KeyError, TypeError, ValueError):
+                raise urllib.error.URLError("its answer holds no offset_seconds") from None
     return BusinessClock(offset, offset_allowed=True)
 
 

@@ -1,6 +1,7 @@
 """The gateway's data plane: finds the API, checks the key, runs the policies, calls the backend and records the call."""
 
 import logging
+import sqlite3
 import time
 import uuid
 from collections.abc import Awaitable, Callable
@@ -72,6 +73,9 @@ class Gateway:
         try:
             await self._run(call)
             self._journal.record(call)
+        except sqlite3.Error as error:  # a full disk: what cannot be counted is not served
+            log.error("call %s cannot be recorded: %s", call.request_id, error)  # noqa: TRY400 - the cause says it all
+            call.response = _error_response(503, "The call cannot be recorded.")
         finally:
             self.in_flight -= 1
         response = call.response or Response()

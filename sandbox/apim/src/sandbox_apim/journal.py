@@ -47,7 +47,8 @@ class Journal:
             self._limits.write()
             self._database.execute("COMMIT")
         except sqlite3.Error:
-            self._database.execute("ROLLBACK")
+            if self._database.in_transaction:
+                self._database.execute("ROLLBACK")
             raise
         self.recorded += 1
         if lines:
