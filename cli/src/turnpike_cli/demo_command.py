@@ -27,7 +27,7 @@ def demo(
     leave: Annotated[bool, typer.Option("--exit", help="Stop everything after the story.")] = False,
     data: DataFolder = None,
 ) -> None:
-    """Play the whole story on real Kafka and Postgres, from sign-up to invoice, suspension and restoration; exit code 1 if a check fails."""
+    """Play the whole story on real Kafka and Postgres, from sign-up to invoice, suspension and return; exit code 1 if a check fails."""
     started = time.monotonic()
     console = Console(width=WIDTH, highlight=False, soft_wrap=True)
     stack = Stack(data, say=lambda text: console.print(f"  [dim]{time.monotonic() - started:5.1f} s[/dim]  {text}"))

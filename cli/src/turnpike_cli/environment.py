@@ -150,4 +150,9 @@ def _usage_collector(_wiring: Wiring) -> dict[str, str]:
     return {"PUBLISH_INTERVAL_SECONDS": "0.2", "STRAGGLER_GRACE_SECONDS": "0.3"}
 
 
-_SPECIAL = {"usage_collector": _usage_collector, "delegation_gateway": _delegation_gateway, "checkout": _checkout, "webhook_ingress": _webhook_ingress}
+_SPECIAL = {
+    "usage_collector": _usage_collector,
+    "delegation_gateway": _delegation_gateway,
+    "checkout": _checkout,
+    "webhook_ingress": _webhook_ingress,
+}
