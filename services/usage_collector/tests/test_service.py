@@ -2,16 +2,11 @@
 
 import asyncio
 import json
-import os
-import socket
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import asyncpg
 import httpx
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
@@ -200,48 +195,3 @@ async def test_a_period_that_ends_is_closed_with_zeros_when_nothing_was_used(run
 
     (closing,) = await until(closed)
     assert (closing.reason, closing.totals) == ("period_end", {"calls": 0, "traffic": 0})
-
-
-async def test_a_killed_collector_loses_nothing_and_counts_nothing_twice(running: Running) -> None:
-    pool: asyncpg.Pool = running.service.pool
-    before = await pool.fetchval("select count(*) from usage_event")
-    port = free_port()
-    settings = running.service.settings
-    environment = {
-        **os.environ,
-        "USAGE_COLLECTOR_DATABASE_URL": settings.database_url.get_secret_value(),
-        "USAGE_COLLECTOR_KAFKA_BOOTSTRAP_SERVERS": running.bootstrap,
-        "USAGE_COLLECTOR_INTERNAL_TOKEN_KEYS": KEY,
-        "USAGE_COLLECTOR_INTERNAL_PORT": str(port),
-        "USAGE_COLLECTOR_HTTP_PORT": "0",
-    }
-    other = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "usage_collector", env=environment, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL
-    )
-    try:
-
-        async def shares() -> bool:
-            with suppress(httpx.HTTPError):
-                async with httpx.AsyncClient() as client:
-                    return (await client.get(f"http://127.0.0.1:{port}/health/ready")).status_code == 200
-            return False
-
-        await until(shares)
-        for n in range(100):
-            await running.call(f"shared-{n}", NOW - timedelta(seconds=n))
-    finally:
-        other.kill()
-        await other.wait()
-    for n in range(100, 200):
-        await running.call(f"shared-{n}", NOW - timedelta(seconds=n))
-
-    async def stored() -> bool:
-        return bool(await pool.fetchval("select count(*) from usage_event") == before + 200)
-
-    await until(stored, seconds=40)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -1,5 +1,6 @@
 """Who is at the public door: keys, what they allow, and a short memory of them."""
 
+import asyncio
 import hashlib
 import hmac
 import secrets
@@ -49,6 +50,7 @@ class Senders:
         self._pool, self._refresh_seconds = pool, refresh_seconds
         self._known: dict[str, Sender] = {}
         self._read_at = float("-inf")
+        self._reading = asyncio.Lock()
         self.meters: frozenset[str] = frozenset()
 
     async def find(self, authorization: str) -> Sender | None:
@@ -57,15 +59,19 @@ class Senders:
         parts = key.strip().split("_", 2)
         if kind.lower() != "bearer" or len(parts) != 3 or parts[0] != KEY_PREFIX or len(key) > 200:
             return None
-        age = time.monotonic() - self._read_at
-        if age > self._refresh_seconds or (parts[1] not in self._known and age > UNKNOWN_PAUSE_SECONDS):
-            await self.refresh()
+        if self._is_stale(parts[1]):
+            async with self._reading:  # the others wait for the answer of the first
+                if self._is_stale(parts[1]):
+                    await self.refresh()
         sender = self._known.get(parts[1])
         right = hmac.compare_digest(sender.key_sha256 if sender else bytes(32), hash_of(key.strip()))
         return sender if right else None
 
+    def _is_stale(self, sender_id: str) -> bool:
+        age = time.monotonic() - self._read_at
+        return age > self._refresh_seconds or (sender_id not in self._known and age > UNKNOWN_PAUSE_SECONDS)
+
     async def refresh(self) -> None:
-        self._read_at = time.monotonic()
         rows = await sender_store.senders(self._pool)
         self._known = {
             row["id"]: Sender(
@@ -77,3 +83,4 @@ class Senders:
             for row in rows
         }
         self.meters = await subscription_store.known_meters(self._pool)
+        self._read_at = time.monotonic()

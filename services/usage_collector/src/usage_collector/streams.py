@@ -10,7 +10,7 @@ from faststream.kafka import KafkaMessage, KafkaRouter
 from billing_common.clock import BusinessClock
 from billing_common.dead_letters import park
 from billing_common.events import USAGE_RECORDED_TOPIC, InvalidEventError
-from billing_common.messaging import HEARTBEAT_INTERVAL_MS, SESSION_TIMEOUT_MS, safe_headers
+from billing_common.messaging import SESSION_TIMEOUT_MS, safe_headers
 from usage_collector.collecting import Collector
 from usage_collector.decoding import decode_calls, decode_recorded
 from usage_collector.metering import Observation
@@ -19,6 +19,7 @@ SERVICE = "usage_collector"
 SUBSCRIBERS = 2  # one waits for Postgres half of the time: two in a process overlap, four are no faster
 RECORDS_MAX = 500  # of usage.recorded: each may hold a thousand events
 PARTITION_FETCH_BYTES = 2 << 20
+HEARTBEAT_INTERVAL_MS = 500  # the second subscriber gets its partitions at the first one's next heartbeat
 
 Decode = Callable[[Sequence[bytes]], tuple[list[Observation], list[tuple[int, InvalidEventError]]]]
 

@@ -1,0 +1,243 @@
+"""The public door: what is taken, what is refused and how, and that 2xx waits for Kafka."""
+
+import asyncio
+import gzip
+import json
+import zlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import asyncpg
+import httpx
+import pytest
+from aiokafka.errors import KafkaTimeoutError
+from fastapi import FastAPI
+from pydantic import SecretStr
+from starlette.routing import Route
+
+from billing_common.events import derive_id
+from usage_collector import sender_store
+from usage_collector.decoding import decode_recorded
+from usage_collector.ingest import Ingest, post_events
+from usage_collector.senders import Senders, new_key
+from usage_collector.settings import Settings
+
+from .conftest import START, FixedClock, Publish, catalogue_applied
+
+SINGLE, BATCH = "application/cloudevents+json", "application/cloudevents-batch+json"
+
+
+@dataclass
+class Log:
+    """Kafka's producer as the door sees it: keeps records, acknowledges when it may, fails on demand."""
+
+    records: list[tuple[int, bytes, bytes]] = field(default_factory=list)
+    acknowledge: asyncio.Event = field(default_factory=asyncio.Event)
+    fails: bool = False
+
+    async def partitions_for(self, _topic: str) -> set[int]:
+        return {0, 1, 2, 3}
+
+    async def send(self, _topic: str, value: bytes, *, key: bytes, partition: int) -> asyncio.Task[None]:
+        self.records.append((partition, key, value))
+        return asyncio.ensure_future(self._answer())
+
+    async def holds(self, records: int) -> None:
+        async with asyncio.timeout(0.9):
+            while len(self.records) < records:
+                await asyncio.sleep(0.005)
+
+    async def _answer(self) -> None:
+        if self.fails:
+            raise KafkaTimeoutError
+        await self.acknowledge.wait()
+
+
+@dataclass
+class Door:
+    """The app, the log behind it and the keys that open it."""
+
+    client: httpx.AsyncClient
+    log: Log
+    key: str
+    narrow_key: str
+
+    async def post(self, body: Any, kind: str = BATCH, *, key: str | None = None, **headers: str) -> httpx.Response:
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        given = {name.replace("_", "-"): value for name, value in headers.items()}
+        return await self.client.post(
+            "/v1/events", content=content, headers={"authorization": f"Bearer {key or self.key}", "content-type": kind, **given}
+        )
+
+
+@pytest.fixture
+async def door(pool: asyncpg.Pool, publish: Publish, clock: FixedClock) -> AsyncIterator[Door]:
+    await publish(catalogue_applied())
+    keys = []
+    for subscriptions in (None, ["sub-1"]):
+        sender_id, key, key_sha256 = new_key()
+        await sender_store.add_sender(
+            pool, sender_id, name="G", key_sha256=key_sha256, source_prefix="/gw", subscriptions=subscriptions, now=START, by="test"
+        )
+        keys.append(key)
+    settings = Settings(
+        database_url=SecretStr("postgresql://unused"),
+        kafka_bootstrap_servers="unused:9092",
+        internal_token_keys=SecretStr("k" * 32),
+        ingest_body_max_bytes=20_000,
+        ingest_events_max=50,
+        ingest_sender_requests_max=2,
+        ingest_requests_max=3,
+        ingest_ack_timeout_seconds=1.0,
+    )
+    app, log = FastAPI(), Log()
+    log.acknowledge.set()
+    app.state.ingest = Ingest(log, Senders(pool, refresh_seconds=60), clock, settings)  # type: ignore[arg-type]
+    app.router.routes.append(Route("/v1/events", post_events, methods=["POST"]))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://outside") as client:
+        yield Door(client, log, *keys)
+
+
+def event(name: str = "e1", **more: Any) -> dict[str, Any]:
+    values: dict[str, Any] = {"specversion": "1.0", "id": name, "source": "/gw/eu", "type": "turnpike.usage", "subject": "sub-1"}
+    return {**values, "time": START.isoformat(), "data": {"meter": "calls", "quantity": 3}, **more}
+
+
+async def test_a_batch_becomes_one_record_per_partition_that_the_collector_can_read(door: Door) -> None:
+    events = [event(f"e{n}", subject=f"sub-{n}") for n in range(20)]
+    answer = await door.post(events)
+    assert (answer.status_code, answer.json()["accepted"], answer.json()["rejected"]) == (202, 20, 0)
+    assert len(door.log.records) == len({partition for partition, *_ in door.log.records})
+    for partition, key, value in door.log.records:
+        assert {zlib.crc32(one["subject"].encode()) % 4 for one in json.loads(value)} == {partition}
+        assert key.decode() == json.loads(value)[0]["subject"]
+    seen, bad = decode_recorded([value for _, _, value in door.log.records])
+    assert bad == []
+    assert {one.external_id for one in seen} == {f"e{n}" for n in range(20)}
+    assert {one.id for one in seen} == {derive_id("/gw/eu", f"e{n}", START.date().isoformat()) for n in range(20)}
+    assert all((one.quantity, one.stated_meter, one.origin) == (3, "calls", "ingest") for one in seen)
+
+
+async def test_structured_binary_and_gzip_say_the_same(door: Door) -> None:
+    assert (await door.post(event(), SINGLE)).status_code == 202
+    attributes = {f"ce_{name}": value for name, value in event().items() if name != "data"}
+    assert (await door.post(event()["data"], "application/json", **attributes)).status_code == 202
+    assert (await door.post(gzip.compress(json.dumps([event()]).encode()), content_encoding="gzip")).status_code == 202
+    assert len({value for _, _, value in door.log.records}) == 1
+
+
+async def test_only_whole_numbers_and_what_meters_need_reach_the_topic(door: Door) -> None:
+    data = {"quantity": 1, "status": 200, "method": "GET", "template": "/a", "tokens": 7, "email": "a@b.c", "nested": {"x": 1}}
+    assert (await door.post(event(data=data), SINGLE)).status_code == 202
+    assert json.loads(door.log.records[0][2])[0]["data"] == {"quantity": 1, "status": 200, "method": "GET", "template": "/a", "tokens": 7}
+
+
+async def test_the_answer_waits_for_the_acknowledgement(door: Door) -> None:
+    door.log.acknowledge.clear()
+    waiting = asyncio.create_task(door.post([event()]))
+    await asyncio.sleep(0.1)
+    assert not waiting.done()
+    door.log.acknowledge.set()
+    assert (await waiting).status_code == 202
+
+
+async def test_what_kafka_did_not_acknowledge_is_to_be_sent_again(door: Door) -> None:
+    door.log.acknowledge.clear()
+    late = await door.post([event()])
+    door.log.fails = True
+    failed = await door.post([event()])
+    for answer in (late, failed):
+        assert (answer.status_code, answer.headers["retry-after"], answer.json()["error"]["code"]) == (503, "1", "not_stored")
+
+
+async def test_too_many_requests_at_once_are_asked_to_wait(door: Door) -> None:
+    door.log.acknowledge.clear()
+    waiting = [asyncio.create_task(door.post([event()])) for _ in range(2)]
+    await door.log.holds(2)
+    same = await door.post([event()])
+    other = asyncio.create_task(door.post([event()], key=door.narrow_key))
+    await door.log.holds(3)
+    full = await door.post([event()])
+    assert (same.status_code, same.headers["retry-after"]) == (429, "1")
+    assert (full.status_code, full.headers["retry-after"]) == (503, "1")
+    door.log.acknowledge.set()
+    assert [(await one).status_code for one in (*waiting, other)] == [202] * 3
+
+
+async def test_each_event_of_a_batch_gets_its_own_answer(door: Door, clock: FixedClock) -> None:
+    faults = {
+        "invalid_quantity": [event(data={"quantity": q}) for q in (-1, 10**9, 10**30, 1.5, "3", True, None)],
+        "unknown_meter": [event(data={"meter": "cals"}), event(data={"meter": 7})],
+        "in_the_future": [event(time=(clock.now() + timedelta(minutes=6)).isoformat()), event(time="9999-12-31T23:59:59Z")],
+        "too_old": [event(time="1970-01-01T00:00:00Z"), event(time="0001-01-01T00:00:00+14:00")],
+        "foreign_source": [event(source="/gwx"), event(source="/other")],
+        "foreign_subscription": [event(subject="sub-2")],
+        "unknown_type": [event(type="other"), event(specversion="0.3")],
+        "invalid_attribute": [event(""), event("x" * 257), event(subject="")],
+        "invalid_status": [event(data={"status": 99})],
+        "invalid_method": [event(data={"method": "x" * 33})],
+        "invalid_property": [event(data={"tokens": -1})],
+        "too_many_properties": [event(data={f"p{n}": 1 for n in range(40)})],
+        "invalid_event": [{"id": "e9"}, event(time="yesterday"), event(time="2027-01-10T12:30:00"), event(data=3), 7],
+    }
+    good = event("good")
+    answer = await door.post([good, *(one for kind in faults.values() for one in kind)], key=door.narrow_key)
+    assert answer.status_code == 202
+    results = answer.json()["results"]
+    assert results[0] == {"id": "good", "status": "accepted"}
+    assert [result["reason"] for result in results[1:]] == [reason for reason, kind in faults.items() for _ in kind]
+    assert all(result["message"] for result in results[1:])
+    assert [one["id"] for _, _, value in door.log.records for one in json.loads(value)] == ["good"]
+
+
+async def test_a_request_without_one_good_event_is_refused(door: Door) -> None:
+    assert (await door.post([event(data={"quantity": -1})])).status_code == 422
+    assert (await door.post([event(subject="sub-2"), event(source="/x")], key=door.narrow_key)).status_code == 403
+    assert door.log.records == []
+
+
+REFUSED: dict[str, tuple[int, str, bytes, str, dict[str, str]]] = {
+    "no JSON": (400, "malformed_json", b"[{", BATCH, {}),
+    "an object for a batch": (400, "invalid_event", b"{}", BATCH, {}),
+    "an array for a single event": (400, "invalid_event", b"[]", SINGLE, {}),
+    "no events": (400, "empty_batch", b"[]", BATCH, {}),
+    "NaN": (400, "malformed_json", b'[{"data": {"quantity": NaN}}]', BATCH, {}),
+    "no UTF-8": (400, "malformed_json", b'[{"id": "\xff"}]', BATCH, {}),
+    "the character NUL": (400, "bad_text", b'[{"id": "\\u0000"}]', BATCH, {}),
+    "deep nesting": (400, "malformed_json", b'[{"data": ' + b"[" * 9000 + b"]" * 9000 + b"}]", BATCH, {}),
+    "too many events": (413, "too_many_events", b"[" + b",".join([b"{}"] * 51) + b"]", BATCH, {}),
+    "too many bytes": (413, "body_too_large", b" " * 20_001, BATCH, {}),
+    "a gzip bomb": (413, "body_too_large", gzip.compress(b" " * 10_000_000), BATCH, {"content_encoding": "gzip"}),
+    "no gzip": (400, "bad_gzip", b"[]", BATCH, {"content_encoding": "gzip"}),
+    "gzip cut off": (400, "bad_gzip", gzip.compress(b"[]" * 50)[:-9], BATCH, {"content_encoding": "gzip"}),
+    "another encoding": (415, "unsupported_encoding", b"[]", BATCH, {"content_encoding": "br"}),
+    "another type": (415, "unsupported_media_type", b"[]", "text/plain", {}),
+    "binary mode with another type": (415, "unsupported_media_type", b"x", "text/plain", {"ce_id": "1"}),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+async def test_a_request_that_cannot_be_read_is_refused_with_a_code(door: Door, name: str) -> None:
+    status, code, body, kind, headers = REFUSED[name]
+    answer = await door.post(body, kind, **headers)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+    assert answer.json()["error"]["message"]
+
+
+async def test_nobody_enters_without_a_valid_key(door: Door, pool: asyncpg.Pool) -> None:
+    sender_id = door.key.split("_")[1]
+    for key in ("", "x", f"tps_{sender_id}_wrong", f"tps_{'0' * 16}_{door.key.split('_', 2)[2]}", door.key + "x"):
+        answer = await door.post([event()], key=key or " ")
+        assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
+
+
+async def test_a_revoked_key_is_refused_after_the_next_look(door: Door, pool: asyncpg.Pool) -> None:
+    senders = Senders(pool, refresh_seconds=0.001)
+    assert await senders.find(f"Bearer {door.key}") is not None
+    assert await sender_store.revoke_sender(pool, door.key.split("_")[1], now=START)
+    await asyncio.sleep(0.01)
+    assert await senders.find(f"Bearer {door.key}") is None
+    stored = await pool.fetch("select key_sha256 from sender")
+    assert all(door.key.encode() not in row["key_sha256"] for row in stored)

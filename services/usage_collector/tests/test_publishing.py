@@ -1,0 +1,160 @@
+"""Running totals and closings in the outbox; what the internal doors show."""
+
+from collections.abc import AsyncIterator
+from datetime import timedelta
+
+import asyncpg
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from billing_common.events import UsageCollected, UsageSegmentClosed
+from billing_common.internal_auth import issue_token
+from billing_common.testing import events_in_outbox
+from usage_collector import publishing, routes
+from usage_collector.collecting import Collector
+from usage_collector.positions import Positions
+
+from .conftest import FEBRUARY, START, FixedClock, Publish, call, catalogue_applied, collect, state
+
+HOUR = START.replace(minute=0)
+KEYS = ("k" * 32,)
+
+
+@pytest.fixture
+async def ready(publish: Publish, collector: Collector, clock: FixedClock) -> None:
+    await publish(catalogue_applied())
+    await publish(state())
+    await collect(collector, clock, [call(str(n), START + timedelta(minutes=20 * n)) for n in range(4)])
+
+
+async def told(pool: asyncpg.Pool) -> list[UsageCollected]:
+    async with pool.acquire() as connection:
+        return await events_in_outbox(connection, UsageCollected)
+
+
+async def closings(pool: asyncpg.Pool) -> list[UsageSegmentClosed]:
+    async with pool.acquire() as connection:
+        return await events_in_outbox(connection, UsageSegmentClosed)
+
+
+async def test_a_window_is_told_as_a_running_total_with_a_growing_revision(
+    pool: asyncpg.Pool, ready: None, collector: Collector, clock: FixedClock
+) -> None:
+    assert await publishing.publish_all_windows(pool, now=clock.now()) == 2
+    assert await publishing.publish_all_windows(pool, now=clock.now()) == 0
+    await collect(collector, clock, [call("more", START)])
+    assert await publishing.publish_all_windows(pool, now=clock.now()) == 1
+    events = await told(pool)
+    assert [(e.hour, e.timestamp, e.quantity, e.revision) for e in events] == [
+        (HOUR, START, 2, 1),
+        (HOUR + timedelta(hours=1), HOUR + timedelta(hours=1), 2, 1),
+        (HOUR, START, 3, 2),
+    ]
+    assert len({e.event_id for e in events}) == 3
+    assert {(e.subscription_id, e.account_id, e.product_id, e.catalogue_version) for e in events} == {("sub-1", "acct-sub-1", "payg", 1)}
+
+
+async def test_a_total_that_could_not_be_written_to_the_outbox_is_told_later(pool: asyncpg.Pool, ready: None, clock: FixedClock) -> None:
+    async with pool.acquire() as connection:
+        transaction = connection.transaction()
+        await transaction.start()
+        await publishing.publish_windows(connection, now=clock.now())
+        await transaction.rollback()  # killed before the commit
+    assert await told(pool) == []
+    assert await publishing.publish_all_windows(pool, now=clock.now()) == 2
+
+
+async def test_a_segment_is_closed_after_its_end_and_grace_with_its_last_totals(
+    pool: asyncpg.Pool, ready: None, collector: Collector, clock: FixedClock
+) -> None:
+    wall, grace = START, timedelta(seconds=2)
+    clock.instant = FEBRUARY - timedelta(seconds=1)
+    assert await publishing.due_segments(pool, now=clock.now(), wall=wall, grace=grace) == []
+    clock.instant = FEBRUARY
+    assert await publishing.due_segments(pool, now=clock.now(), wall=wall, grace=grace) == []
+    (due,) = await publishing.due_segments(pool, now=clock.now(), wall=wall + grace, grace=grace)
+    assert await publishing.close_segments(pool, collector.directory, [due.id], now=clock.now()) == 1
+    assert await publishing.close_segments(pool, collector.directory, [due.id], now=clock.now()) == 0
+    (closed,) = await closings(pool)
+    assert (closed.segment_start, closed.segment_end, closed.reason, closed.totals) == (START, FEBRUARY, "period_end", {"calls": 4})
+    assert sum(event.quantity for event in await told(pool)) == 4
+
+
+async def test_a_call_for_a_closed_segment_is_held_as_late(
+    pool: asyncpg.Pool, ready: None, collector: Collector, clock: FixedClock
+) -> None:
+    clock.instant = FEBRUARY
+    (due,) = await publishing.due_segments(pool, now=clock.now(), wall=START, grace=timedelta(0))
+    await publishing.close_segments(pool, collector.directory, [due.id], now=clock.now())
+    await collect(collector, clock, [call("late", START)])
+    row = await pool.fetchrow("select outcome::text, reason, segment_id from usage_event where external_id = 'late'")
+    assert tuple(row) == ("held", "late", due.id)
+    assert await pool.fetchval("select sum(quantity) from usage_window") == 4
+
+
+async def test_a_segment_waits_for_its_catalogue_and_for_held_events(pool: asyncpg.Pool, publish: Publish, clock: FixedClock) -> None:
+    await publish(state())
+    clock.instant = FEBRUARY
+    assert await publishing.due_segments(pool, now=clock.now(), wall=START, grace=timedelta(0)) == []
+    await publish(catalogue_applied())
+    await pool.execute("update subscription set unsettled = true")
+    assert await publishing.due_segments(pool, now=clock.now(), wall=START, grace=timedelta(0)) == []
+    await pool.execute("update subscription set unsettled = false")
+    assert len(await publishing.due_segments(pool, now=clock.now(), wall=START, grace=timedelta(0))) == 1
+
+
+@pytest.fixture
+async def door(pool: asyncpg.Pool, clock: FixedClock) -> AsyncIterator[httpx.AsyncClient]:
+    app = FastAPI()
+    app.include_router(routes.router)
+    app.state.pool, app.state.clock, app.state.token_keys, app.state.positions = pool, clock, KEYS, Positions([])
+    token = issue_token(KEYS, caller="test", scopes=["usage:read", "senders:write", "senders:read"])
+    headers = {"authorization": f"Bearer {token}"}
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://inside", headers=headers) as client:
+        yield client
+
+
+SPAN = {"from": HOUR.isoformat(), "to": (HOUR + timedelta(hours=2)).isoformat()}
+
+
+async def test_usage_is_shown_by_hour_and_by_day(ready: None, door: httpx.AsyncClient) -> None:
+    by_hour = (await door.get("/v1/usage/sub-1", params=SPAN)).json()
+    assert [(row["start"], row["quantity"]) for row in by_hour["usage"]] == [("2027-01-10T12:00:00Z", 2), ("2027-01-10T13:00:00Z", 2)]
+    by_day = (await door.get("/v1/usage/sub-1", params={**SPAN, "by": "day"})).json()
+    assert [(row["start"], row["quantity"]) for row in by_day["usage"]] == [("2027-01-10T00:00:00Z", 4)]
+    assert by_day["totals"] == {"calls": 4}
+    assert by_day["freshness"].keys() == {"as_of", "staleness_seconds", "unread_records"}
+
+
+async def test_reconciliation_shows_every_outcome_and_finds_a_window_that_is_wrong(
+    pool: asyncpg.Pool, ready: None, door: httpx.AsyncClient, collector: Collector, clock: FixedClock
+) -> None:
+    again = [call("0", START), call("failed", START, status=503), call("early", START - timedelta(minutes=10))]
+    await collect(collector, clock, again)
+    question = {"subscription_id": "sub-1", **SPAN}
+    answer = (await door.get("/v1/reconciliation", params=question)).json()
+    assert answer["events"] == {"received": 6, "counted": 4, "filtered": 1, "rejected": 0, "held": 1, "duplicates": 1}
+    assert answer["reasons"] == {"filtered": {"failed": 1}, "rejected": {}, "held": {"before_start": 1}}
+    assert (answer["sources"], answer["meters"], answer["balanced"]) == ({"stream": 6}, {"calls": {"counted": 4, "windows": 4}}, True)
+    await pool.execute("update usage_window set quantity = quantity + 1 where hour = $1", HOUR)
+    assert (await door.get("/v1/reconciliation", params=question)).json()["balanced"] is False
+
+
+async def test_doors_refuse_strangers_and_nonsense(ready: None, door: httpx.AsyncClient) -> None:
+    assert (await door.get("/v1/usage/sub-9", params=SPAN)).status_code == 404
+    assert (await door.get("/v1/usage/sub-1", params={"from": SPAN["to"], "to": SPAN["from"]})).status_code == 422
+    assert (await door.get("/v1/usage/sub-1", params={**SPAN, "from": "2027-01-10T12:00:00"})).status_code == 422
+    assert (await door.get("/v1/usage/sub-1", params=SPAN, headers={"authorization": ""})).status_code == 401
+
+
+async def test_a_senders_key_is_shown_once(pool: asyncpg.Pool, door: httpx.AsyncClient) -> None:
+    made = await door.post("/v1/senders", json={"name": "G", "source": "/gw", "subscriptions": ["sub-1"]})
+    assert made.status_code == 201
+    listed = (await door.get("/v1/senders")).json()["senders"]
+    assert [(one["id"], one["source_prefix"]) for one in listed] == [(made.json()["id"], "/gw")]
+    assert made.json()["key"] not in str(listed)
+    assert (await door.delete(f"/v1/senders/{made.json()['id']}")).status_code == 204
+    assert (await door.delete(f"/v1/senders/{made.json()['id']}")).status_code == 404
+    assert (await door.get("/v1/senders")).json() == {"senders": []}
+    assert (await door.post("/v1/senders", json={"name": "G", "source": "/"})).status_code == 422
