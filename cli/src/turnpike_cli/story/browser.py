@@ -35,11 +35,11 @@ class Page:
         tree = self.tree
         for hidden in tree.xpath("//script|//style|//head"):
             hidden.drop_tree()
-        return " ".join(tree.text_content().split())
+        return " ".join(str(tree.text_content()).split())
 
     @property
     def title(self) -> str:
-        return " ".join("".join(self.tree.xpath("//title//text()")).split())
+        return " ".join("".join(str(part) for part in self.tree.xpath("//title//text()")).split())
 
     def link(self, words: str) -> str:
         """Return the address of the first link whose words contain `words`. Raises StoryError."""
