@@ -90,6 +90,12 @@ def test_a_start_in_mid_month_pays_for_the_seconds_that_are_left(day: int, hour:
     assert rated.lines[0].period == Period(started, NOVEMBER.end)
 
 
+def test_without_proration_the_days_before_the_first_full_period_have_no_base_fee() -> None:
+    catalogue = one_price("TierWithOverage", {"base": "49", **usage(amount="0.005", included=10)}, policies={"proration": "none"})
+    assert total(catalogue, 30, facts=Facts(started_at=NOVEMBER.start + timedelta(seconds=1))) == 10
+    assert total(catalogue, 30, facts=FIRST) == 4910
+
+
 def test_what_is_included_is_not_prorated() -> None:
     late = Facts(started_at=NOVEMBER.end - timedelta(seconds=1))
     assert total(CATALOGUE, 100, "developer", late) == 0

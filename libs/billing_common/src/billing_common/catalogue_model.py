@@ -166,7 +166,9 @@ class Policies(Part):
     late_usage: Literal["next_invoice", "waive", "hold"] = Field(
         default="next_invoice", description="usage that comes after the invoice is final"
     )
-    proration: Literal["by_second", "none"] = Field(default="by_second", description="base fee of a period that began later")
+    proration: Literal["by_second", "none"] = Field(
+        default="by_second", description="base fee of a period that began later: its share by the second, or none"
+    )
     dunning_grace_days: int = Field(default=0, ge=0, le=60, description="days of access after the last failed retry")
 
 

@@ -114,7 +114,9 @@ def _base(product: Product, price: Price, currency: str, period: Period, facts: 
     minor = to_minor(price.base, currency)
     whole = EXACT.multiply(minor, Decimal(facts.quantity))
     by_second = product.policies.proration == "by_second"
-    start = max(period.start, facts.started_at, facts.trial_end or facts.started_at) if by_second else period.start
+    start = max(period.start, facts.started_at, facts.trial_end or facts.started_at)
+    if start > period.start and not by_second:
+        return  # Stripe charges nothing for the days before the first full period
     amount = round_half_up(period.part(whole, since=start))
     text = f"{product.name}: base fee"
     yield Line(text, facts.quantity, minor, amount, "base", Period(start, period.end), proration=start > period.start)
