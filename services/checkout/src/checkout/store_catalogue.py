@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 from uuid import UUID
 
@@ -31,7 +32,7 @@ class Version:
     applied_by: str
     applied_at: datetime
 
-    @property
+    @cached_property
     def catalogue(self) -> Catalogue:
         return Catalogue.from_document(self.document)
 
