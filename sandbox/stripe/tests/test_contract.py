@@ -6,6 +6,7 @@ from typing import Any
 
 import stripe
 from jsonschema import Draft202012Validator
+
 from sandbox_stripe import contract
 
 
@@ -82,7 +83,12 @@ async def everything(up: Any, card: dict[str, str]) -> None:
     await v1.checkout.sessions.line_items.list_async(session.id)
     await v1.checkout.sessions.list_async({"customer": session.customer, "expand": ["data.line_items"]})
     other = await v1.checkout.sessions.create_async(
-        {"mode": "subscription", "line_items": [{"price": made["usage"].id}], "success_url": "http://127.0.0.1:9/", "customer": session.customer}
+        {
+            "mode": "subscription",
+            "line_items": [{"price": made["usage"].id}],
+            "success_url": "http://127.0.0.1:9/",
+            "customer": session.customer,
+        }
     )
     await v1.checkout.sessions.expire_async(other.id)
     await v1.subscriptions.cancel_async(session.subscription.id, {"invoice_now": True, "prorate": True})
@@ -179,7 +185,9 @@ async def usage_calls(up: Any, meter: Any, customer: str) -> None:
     streaming = stripe.StripeClient(
         session.authentication_token, base_addresses={"api": up.base, "meter_events": up.base}, http_client=transport
     )
-    await streaming.v2.billing.meter_event_stream.create_async({"events": [{"event_name": "calls", "identifier": "i3", "payload": payload}]})
+    await streaming.v2.billing.meter_event_stream.create_async(
+        {"events": [{"event_name": "calls", "identifier": "i3", "payload": payload}]}
+    )
     await transport.close_async()
     start = up.sandbox.world.business_now() // 3600 * 3600
     rows = await client.v1.billing.meters.event_summaries.list_async(
@@ -190,9 +198,7 @@ async def usage_calls(up: Any, meter: Any, customer: str) -> None:
 
 async def clock_calls(v1: Any, made: dict[str, Any]) -> None:
     clock = await v1.test_helpers.test_clocks.create_async({"frozen_time": 1_800_000_000, "name": "A year"})
-    customer = await v1.customers.create_async(
-        {"test_clock": clock.id, "payment_method": "pm_card_visa", "email": "clock@example.com"}
-    )
+    customer = await v1.customers.create_async({"test_clock": clock.id, "payment_method": "pm_card_visa", "email": "clock@example.com"})
     method = (await v1.customers.payment_methods.list_async(customer.id)).data[0].id
     await v1.subscriptions.create_async({
         "customer": customer.id, "items": [{"price": made["base"].id, "quantity": 2}], "trial_period_days": 3, "default_payment_method": method,

@@ -45,8 +45,8 @@ async def put_clock(request: Request) -> Response:
     sandbox = sandbox_of(request)
     given = await read_json(request)
     offset = given.get("offset_seconds") if isinstance(given, dict) else None
-    if not isinstance(offset, int) or isinstance(offset, bool) or not 0 <= offset <= sandbox.settings.clock_offset_max_seconds:
-        raise invalid(f"`offset_seconds` must be a whole number from 0 to {sandbox.settings.clock_offset_max_seconds}.", "offset_seconds")
+    if not isinstance(offset, int | float) or isinstance(offset, bool) or not 0 <= offset <= sandbox.settings.clock_offset_max_seconds:
+        raise invalid(f"`offset_seconds` must be a number from 0 to {sandbox.settings.clock_offset_max_seconds}.", "offset_seconds")
     if not sandbox.set_offset(offset):
         raise StripeError(409, f"The business clock only moves forward; its offset is {sandbox.world.offset()} s.")
     return JSONResponse(sandbox.clock())

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -124,17 +125,19 @@ class Sandbox:
             return IDLE_SECONDS_MAX
         return min(max(found[2] - self.world.wall() - self.world.offset(), 0.05), IDLE_SECONDS_MAX)
 
-    def set_offset(self, seconds: int) -> bool:
+    def set_offset(self, seconds: float) -> bool:
         """Move the business clock. It never goes back."""
-        if seconds < self.world.offset():
+        milliseconds = math.ceil(round(seconds * 1000, 3))
+        if milliseconds < self.world.store.number("offset_milliseconds"):
             return False
         with self.world.store.transaction():
-            self.world.store.set_number("offset", seconds)
+            self.world.store.set_number("offset_milliseconds", milliseconds)
         self.due.set()
         return True
 
     def clock(self) -> Json:
-        return {"offset_seconds": self.world.offset(), "now": iso(self.world.wall() + self.world.offset())}
+        offset = self.world.offset()
+        return {"offset_seconds": int(offset) if offset == int(offset) else offset, "now": iso(self.world.wall() + offset)}
 
     def status(self) -> Json:
         """Answer what the door `/_sandbox/status` says: whether anything is still to be done at this moment."""

@@ -110,7 +110,7 @@ class Sender:
         }  # fmt: skip
         try:
             answer = await self.client.post(endpoint["url"], content=body, headers=headers)
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, httpx.InvalidURL, RuntimeError) as error:  # RuntimeError: the client was closed by a stop
             return None, type(error).__name__
         return answer.status_code, None
 

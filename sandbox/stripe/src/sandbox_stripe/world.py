@@ -47,11 +47,12 @@ class World:
     base_url: str = ""
     hold_webhooks: bool = False
 
-    def offset(self) -> int:
-        return self.store.number("offset")
+    def offset(self) -> float:
+        """Return how far the business clock is ahead of the wall, in seconds; kept as whole milliseconds."""
+        return self.store.number("offset_milliseconds") / 1000
 
     def business_now(self) -> int:
-        return int(self.wall()) + self.offset()
+        return int(self.wall() + self.offset())
 
     def now(self, of: Json | None = None) -> int:
         """Return the moment inside a transition, else an object's test clock, else the business clock."""
