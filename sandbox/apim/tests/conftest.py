@@ -1,7 +1,8 @@
 """A sandbox in this process on free ports, and the real management client that talks to it."""
 
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +43,30 @@ def client_of(sandbox: Sandbox, **options: Any) -> ApiManagementClient:
     )
 
 
-@pytest.fixture
-async def sandbox(tmp_path: Path) -> AsyncIterator[Sandbox]:
-    async with running(settings(tmp_path), BusinessClock(offset_allowed=True)) as started:
+@pytest.fixture(scope="session")
+async def shared_sandbox(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Sandbox]:
+    async with running(settings(tmp_path_factory.mktemp("apim")), BusinessClock(offset_allowed=True)) as started:
         yield started
+
+
+@pytest.fixture
+def sandbox(shared_sandbox: Sandbox) -> Iterator[Sandbox]:
+    """One sandbox for all tests, which each finds as new; tests of starting and stopping use `start`."""
+    store = shared_sandbox.store
+    seeded = {path: (entity.properties, entity.secrets, entity.etag) for path, entity in store._entities.items()}
+    yield shared_sandbox
+    for path in list(store._entities):
+        if path not in seeded:
+            store.delete(path)
+    for path, (properties, secrets, etag) in seeded.items():
+        if (entity := store.get(path)) is None or entity.etag != etag:
+            store.put(path, properties, secrets)
+    for table in ("calls", "quota_counters", "sessions"):
+        shared_sandbox.database.execute(f"DELETE FROM {table}")
+    shared_sandbox.limits._windows.clear()
+    shared_sandbox.limits._periods.clear()
+    shared_sandbox.faults.waiting.clear()
+    shared_sandbox.clock._offset = timedelta(0)
 
 
 @pytest.fixture
@@ -68,10 +89,15 @@ def arm_for() -> type["Arm"]:
     return Arm
 
 
+@pytest.fixture(scope="session")
+async def shared_client(shared_sandbox: Sandbox) -> AsyncIterator[ApiManagementClient]:
+    async with client_of(shared_sandbox) as client:
+        yield client
+
+
 @pytest.fixture
-async def arm(sandbox: Sandbox) -> AsyncIterator["Arm"]:
-    async with client_of(sandbox) as client:
-        yield Arm(client)
+def arm(sandbox: Sandbox, shared_client: ApiManagementClient) -> "Arm":
+    return Arm(shared_client)
 
 
 @pytest.fixture
