@@ -8,7 +8,7 @@ WORKERS ?= 2
 MEMBERS := $(patsubst %/pyproject.toml,%,$(wildcard libs/*/pyproject.toml services/*/pyproject.toml sandbox/*/pyproject.toml cli/pyproject.toml))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down status demo check format lint types contracts contracts-check unit test bench
+.PHONY: help setup up down status demo check format lint types contracts contracts-check unit test lock bench
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -53,6 +53,13 @@ unit: setup ## run the tests alone; TESTS="path ..." chooses some
 	@$(BIN)/pytest -n $(WORKERS) --dist loadgroup $(TESTS)
 
 test: setup check unit ## everything that must hold before a change goes in
+
+lock: setup ## pin all dependencies again, with hashes and without addresses
+	@.boot/bin/uv lock --quiet
+	@.boot/bin/uv export --quiet --no-emit-workspace --all-packages --group dev --format requirements.txt -o requirements.lock
+	@.boot/bin/uv export --quiet --no-emit-workspace --all-packages --no-dev --format requirements.txt -o requirements-runtime.lock
+	@for kind in java postgres; do \
+		.boot/bin/uv export --quiet --no-emit-workspace --only-group embedded-$$kind --format requirements.txt -o requirements-$$kind.lock; done
 
 bench: setup ## measure and write bench/results
 	@$(BIN)/python -m bench

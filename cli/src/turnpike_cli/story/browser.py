@@ -45,7 +45,7 @@ class Page:
         """Return the address of the first link whose words contain `words`. Raises StoryError."""
         for anchor in self.tree.xpath("//a[@href]"):
             if words.lower() in " ".join(anchor.text_content().split()).lower():
-                return urljoin(self.url, anchor.get("href"))
+                return urljoin(self.url, str(anchor.get("href")))
         raise StoryError(f"no link “{words}” on {self}")
 
     def form(self, button: str = "", *, action: str = "") -> Any:
