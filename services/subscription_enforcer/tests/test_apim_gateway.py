@@ -62,6 +62,18 @@ async def test_a_collision_is_tried_again_with_what_is_there_now(gateway: ApimGa
     assert {found.sid: found.state async for found in gateway.list_all()}["s-1"] == "suspended"
 
 
+async def test_a_new_one_is_not_looked_for_and_a_repetition_is(gateway: ApimGateway, client: ApiManagementClient, sandbox: Sandbox) -> None:
+    sandbox.faults.waiting.append(Fault(match=FaultMatch(path_prefix="/subscriptions/s-1", method="GET"), status=400))
+    await gateway.apply(WANTED, new=True)
+    assert len(sandbox.faults.waiting) == 1  # nobody asked
+    sandbox.faults.waiting.clear()
+    await gateway.apply(replace(WANTED, state="suspended"), new=False)
+    sandbox.faults.waiting.append(Fault(match=FaultMatch(path_prefix="/subscriptions/s-1", method="PUT"), status=409))
+    await gateway.apply(replace(WANTED, comment="Turnpike: found"), new=True)
+    found = await client.subscription.get(*PLACE, "s-1")
+    assert (str(found.state), found.state_comment) == ("active", "Turnpike: found")  # only a PATCH of what was found can say so
+
+
 async def test_an_outage_ends_as_an_error_that_says_later(gateway: ApimGateway, sandbox: Sandbox) -> None:
     sandbox.faults.waiting.append(Fault(status=409, times=100))
     with pytest.raises(ApimError, match=r"^later: "):

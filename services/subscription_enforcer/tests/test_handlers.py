@@ -39,6 +39,14 @@ async def test_an_event_delivered_twice_is_taken_once(publish: Publish, connecti
     assert await connection.fetchval("select count(*) from inbox") == 1
 
 
+async def test_an_event_that_was_claimed_before_is_refused(publish: Publish, connection: asyncpg.Connection, samples: Any) -> None:
+    event = samples.state()
+    claimed = f"subscription_enforcer.{event.topic}"
+    await connection.execute("insert into inbox(event_id, consumer) values ($1, $2)", event.event_id, claimed)
+    await publish(event)
+    assert await connection.fetchval("select count(*) from access") == 0
+
+
 async def test_an_older_revision_changes_nothing(publish: Publish, connection: asyncpg.Connection, samples: Any) -> None:
     await publish(SubscriptionDeleted(**samples.state("canceled", 9).model_dump()))
     await publish(samples.state("active", 8))
