@@ -25,7 +25,7 @@ from billing_common.events import (
     UsageSettled,
 )
 from billing_common.testing import events_in_outbox
-from checkout.handlers import NotKnownYetError
+from checkout.handlers import SECOND_PAYMENTS, NotKnownYetError
 
 Publish = Callable[[Event], Awaitable[None]]
 START = datetime(2026, 11, 1, tzinfo=UTC)
@@ -260,3 +260,26 @@ async def test_a_paid_session_takes_the_product(known: None, pool: asyncpg.Pool,
     await publish(paid)
     await publish(requested("standard", subscription="s-2"))
     assert [event.reason for event in await outgoing(pool, SubscriptionRequestFailed)] == ["already_subscribed"]
+
+
+async def test_a_product_that_is_paid_for_twice_at_once_is_noticed(known: None, pool: asyncpg.Pool, publish: Publish) -> None:
+    await with_live(pool, publish, "standard")
+    await pool.execute(
+        "insert into subscription select 's-2', account_id, user_id, product_id, catalogue_version, display_name, currency, free, 'ended',"
+        " 0, null, null, null, null, requested_at from subscription"
+    )
+    before = SECOND_PAYMENTS._value.get()
+    await publish(
+        CheckoutCompleted(
+            cause_id="second", occurred_at=START, session_id="cs_2", stripe_subscription_id="sub_2", payment_status="paid",
+            subscription_id="s-2", account_id="a-1",
+        )
+    )  # fmt: skip
+    assert SECOND_PAYMENTS._value.get() == before + 1
+
+
+async def test_a_subscription_whose_first_invoice_is_unpaid_does_not_take_the_product(
+    known: None, pool: asyncpg.Pool, publish: Publish
+) -> None:
+    await publish(created(status="incomplete"))
+    assert await pool.fetchval("select state from subscription") == "requested"

@@ -10,7 +10,7 @@ from billing_common.rating import Facts, Line, Period, rate
 from checkout.store import Subscription
 from checkout.store_catalogue import Version
 
-ENDED_STATUSES = frozenset({"canceled", "incomplete_expired"})
+_STATES = {"canceled": "ended", "incomplete_expired": "ended", "incomplete": "requested"}
 
 
 class RefusedError(Exception):
@@ -32,6 +32,11 @@ class Request:
     product_id: str
     display_name: str
     currency: str | None
+
+
+def state_of(status: str) -> str:
+    """Return what a status at Stripe means for selling: all that can still be charged is live."""
+    return _STATES.get(status, "live")
 
 
 def new_subscription(request: Request, version: Version, product: Product, at: datetime) -> Subscription:

@@ -6,6 +6,7 @@ from typing import Annotated
 import structlog
 from faststream import Context
 from faststream.kafka import KafkaRouter
+from prometheus_client import Counter
 
 from billing_common.clock import BusinessClock
 from billing_common.db import Connection, Pool
@@ -29,7 +30,7 @@ from billing_common.messaging import consume
 from billing_common.outbox import announce
 from billing_common.rating import period_at
 from checkout import domain, store, store_catalogue
-from checkout.domain import ENDED_STATUSES, RefusedError, Request
+from checkout.domain import RefusedError, Request
 from checkout.intents import intend
 from checkout.selling import offer
 from checkout.store import Subscription
@@ -37,6 +38,8 @@ from checkout.store_catalogue import Version
 
 SERVICE = "checkout"
 PATIENCE = timedelta(minutes=10)  # how long an event may wait for the one that must come before it, on another topic
+
+SECOND_PAYMENTS = Counter("turnpike_checkout_second_payments_total", "Products that an account has paid for twice at once")
 
 Clock = Annotated[BusinessClock, Context("clock")]
 router = KafkaRouter()
@@ -112,6 +115,17 @@ async def on_checkout_completed(event: CheckoutCompleted, pool: Pool) -> None:
         await store.close_session(connection, event.session_id, "complete")
         if event.payment_status != "unpaid":
             await store.mark_paid(connection, event.subscription_id, event.stripe_subscription_id)
+            await _notice_second_payment(connection, event)
+
+
+async def _notice_second_payment(connection: Connection, event: CheckoutCompleted) -> None:
+    """Two sessions can be paid in the same moment, before either is expired: a person decides which money goes back."""
+    subscription = await store.get_subscription(connection, event.subscription_id)
+    others = await store.others_of_product(connection, subscription) if subscription else []
+    for other in others:
+        if other.state == "live":
+            SECOND_PAYMENTS.inc()
+            log.error("paid twice", event_id=str(event.event_id), subscription_id=event.subscription_id, other=other.subscription_id)
 
 
 @consume(router, CheckoutExpired, service=SERVICE)
@@ -144,7 +158,7 @@ async def _take_state(event: SubscriptionState, pool: Pool) -> None:
     async with pool.acquire() as connection, connection.transaction():
         if await claim(connection, event, consumer=SERVICE):
             await store.lock_account(connection, event.account_id)
-            await store.apply_state(connection, event, state="ended" if event.status in ENDED_STATUSES else "live")
+            await store.apply_state(connection, event, state=domain.state_of(event.status))
 
 
 @consume(router, SubscriptionCancellationRequested, service=SERVICE)
