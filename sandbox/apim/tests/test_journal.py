@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import ssl
 import sys
 from collections.abc import Callable
@@ -153,3 +154,7 @@ async def test_the_clock_offset_can_be_given_at_start(start: Callable[..., Any])
     async with start(BusinessClock(timedelta(days=40), offset_allowed=True)) as sandbox, httpx.AsyncClient() as client:
         answer = (await client.get(f"{sandbox.gateway_url}/_sandbox/clock")).json()
     assert answer["offset_seconds"] == 40 * 86_400
+
+
+def test_answers_do_not_wait_for_acknowledgements(sandbox: Any) -> None:
+    assert {listener.proto for listener in sandbox._sockets} == {socket.IPPROTO_TCP}  # else Nagle costs 40 ms a call
