@@ -201,7 +201,8 @@ async def clock_calls(v1: Any, made: dict[str, Any]) -> None:
     customer = await v1.customers.create_async({"test_clock": clock.id, "payment_method": "pm_card_visa", "email": "clock@example.com"})
     method = (await v1.customers.payment_methods.list_async(customer.id)).data[0].id
     await v1.subscriptions.create_async({
-        "customer": customer.id, "items": [{"price": made["base"].id, "quantity": 2}], "trial_period_days": 3, "default_payment_method": method,
+        "customer": customer.id, "items": [{"price": made["base"].id, "quantity": 2}], "trial_period_days": 3,
+        "default_payment_method": method,
     })  # fmt: skip
     await v1.test_helpers.test_clocks.advance_async(clock.id, {"frozen_time": 1_800_000_000 + 4 * 86400})
     await v1.test_helpers.test_clocks.retrieve_async(clock.id)

@@ -213,6 +213,9 @@ def complete(world: World, session: Json, *, email: str, name: str, card: cards.
     customer = known or customers.add_customer(world, {"email": email, "name": name})
     if known is None:
         world.emit("customer.created", customer)
+    elif not known["email"]:
+        with world.changing(known, "customer.updated"):
+            known["email"] = known["_lookup"] = email
     method = None
     if card:
         method = customers.new_card(world, card, exp_month=expiry[0], exp_year=expiry[1], email=email, name=name)

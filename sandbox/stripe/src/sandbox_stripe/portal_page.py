@@ -102,6 +102,8 @@ async def change_end(request: Request) -> Response:
     """Cancel at the period's end, or take that back."""
     await read_form(request)
     sandbox, session, customer = _find(request)
+    if request.path_params["act"] not in {"cancel", "keep"}:
+        raise PageError(404, "There is no such page", "Use the buttons of the billing page.")
     cancels = request.path_params["act"] == "cancel"
     world = sandbox.world
     with world.store.transaction():
