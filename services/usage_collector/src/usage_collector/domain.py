@@ -79,8 +79,9 @@ def plan_segments(facts: Iterable[Fact], cut_at: datetime | None = None) -> list
     segments: list[Planned] = []
     previous: Fact | None = None
     for fact in ordered:
-        segments = _with_fact(segments, previous, fact)
-        previous = fact
+        if previous is None or fact.period_start >= previous.period_start:  # a newer revision never goes back to an older period
+            segments = _with_fact(segments, previous, fact)
+            previous = fact
     ended_at = next((fact.ended_at for fact in reversed(ordered) if fact.ended_at), None)
     return _limited(segments, to_next_second(ended_at) if ended_at else None, to_next_second(cut_at) if cut_at else None)
 
@@ -92,21 +93,24 @@ def _with_fact(segments: list[Planned], previous: Fact | None, fact: Fact) -> li
     if fact.period_start > previous.period_start:
         kept = [segment for segment in segments if segment.started_at < fact.period_start]
         return [*kept[:-1], *(_ending(segment, fact.period_start, "period_end") for segment in kept[-1:]), fresh]
-    if fact.period_start < previous.period_start:
-        return segments  # a newer revision never goes back to an older period
     return _within_period(segments, fact, fresh)
 
 
 def _within_period(segments: list[Planned], fact: Fact, fresh: Planned) -> list[Planned]:
     *before, last = segments
+    ended_at = max(fact.period_end, last.started_at) if fact.period_end else None
     if fact.plan == last.plan:
-        return [*before, replace(last, ended_at=fact.period_end)]
+        return [*before, replace(last, ended_at=ended_at)]
     changed_at = to_next_second(fact.occurred_at)
     if changed_at <= last.started_at:
-        return [*before, replace(last, product_id=fact.product_id, catalogue_version=fact.catalogue_version, ended_at=fact.period_end)]
+        return [*before, replace(last, product_id=fact.product_id, catalogue_version=fact.catalogue_version, ended_at=ended_at)]
     if last.ended_at is not None and changed_at >= last.ended_at:
         return segments
-    return [*before, _ending(last, changed_at, "change"), replace(fresh, started_at=changed_at)]
+    return [
+        *before,
+        _ending(last, changed_at, "change"),
+        replace(fresh, started_at=changed_at, ended_at=max(fact.period_end, changed_at) if fact.period_end else None),
+    ]
 
 
 def _ending(segment: Planned, at: datetime, reason: Reason) -> Planned:

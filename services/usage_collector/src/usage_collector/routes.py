@@ -1,6 +1,6 @@
 """Requests in, on the internal port: usage, reconciliation and the senders' keys."""
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 
 import structlog
@@ -30,9 +30,16 @@ class SenderRequest(BaseModel):
     subscriptions: list[Annotated[str, Field(min_length=1, max_length=256)]] | None = Field(default=None, max_length=10000)
 
 
-def _check_range(since: datetime, until: datetime) -> None:
-    if not since < until <= since + RANGE_MAX:
+def _range(since: datetime, until: datetime) -> tuple[datetime, datetime]:
+    """Return both in UTC, where days begin and end."""
+    try:
+        since, until = since.astimezone(UTC), until.astimezone(UTC)
+        fits = since < until <= since + RANGE_MAX
+    except OverflowError:
+        fits = False
+    if not fits:
         raise HTTPException(422, f"`to` must lie after `from`, by at most {RANGE_MAX.days} days")
+    return since, until
 
 
 @router.get("/v1/usage/{subscription_id}", dependencies=[Depends(require_scope("usage:read"))])
@@ -40,7 +47,7 @@ async def get_usage(
     request: Request, subscription_id: str, since: From, to: AwareDatetime, by: Literal["hour", "day"] = "hour"
 ) -> dict[str, Any]:
     """Usage of a subscription by meter and hour or day (windows whose hour lies in the range), with totals and how fresh they are."""
-    _check_range(since, to)
+    since, to = _range(since, to)
     state = request.app.state
     async with state.pool.acquire() as connection:
         known = await window_store.subscription_row(connection, subscription_id)
@@ -68,7 +75,7 @@ async def get_usage(
 @router.get("/v1/reconciliation", dependencies=[Depends(require_scope("usage:read"))])
 async def get_reconciliation(request: Request, subscription_id: str, since: From, to: AwareDatetime) -> dict[str, Any]:
     """Received = counted + filtered + rejected + held, and counted quantity = windows; `from` and `to` are taken to the hour."""
-    _check_range(since, to)
+    since, to = _range(since, to)
     if any(when.minute or when.second or when.microsecond for when in (since, to)):
         raise HTTPException(422, "`from` and `to` must be full hours")
     async with request.app.state.pool.acquire() as connection:
