@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from billing_common.events import AccountRegistered
 from billing_common.internal_auth import issue_token
 from billing_common.testing import events_in_outbox
+from delegation_gateway import accounts_store
 from delegation_gateway.app import repair_missing_users
 from delegation_gateway.domain import Registration, registration_errors
 from delegation_gateway.parts import Parts
@@ -222,3 +223,15 @@ async def test_the_internal_door_tells_the_contact_only_to_who_may_know(member: 
         assert (await client.get(address)).status_code == 401
         unknown = await client.get("/v1/accounts/nobody/contact", headers={"Authorization": f"Bearer {tokens['accounts:read']}"})
         assert unknown.status_code == 404
+
+
+async def test_an_account_whose_address_was_taken_in_the_same_moment_leaves_nothing(connection: asyncpg.Connection) -> None:
+    asked = Registration("Ada", "Byron", "ada@example.com", PASSWORD)
+    added = [
+        await accounts_store.add_account(
+            connection, asked, account_id=f"a-{n}", user_id=f"u-{n}", registration_id=f"r-{n}", password_hash="x", at=datetime.now(UTC)
+        )
+        for n in (1, 2)
+    ]
+    assert added == [True, False]
+    assert await connection.fetchval("select array_agg(account_id) from accounts") == ["a-1"]

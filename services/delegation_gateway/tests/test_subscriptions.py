@@ -125,6 +125,16 @@ async def test_an_older_state_that_comes_late_changes_nothing(story: Story, conn
     assert await connection.fetchval("select state from requests") == "ended"
 
 
+async def test_access_and_invoices_keep_the_newest_revision_whatever_comes_last(story: Story, connection: asyncpg.Connection) -> None:
+    await story.state()
+    await story.access(AccessGranted, revision=3)
+    await story.access(AccessSuspended, revision=2)
+    await story.invoice(InvoicePaid, revision=2)
+    await story.invoice(InvoicePaymentFailed, revision=1, status="open", remaining=10995)
+    assert await connection.fetchval("select state from access") == "active"
+    assert await connection.fetchval("select status from invoices") == "paid"
+
+
 async def test_an_event_delivered_twice_is_kept_once(story: Story, publish: Publish, connection: asyncpg.Connection) -> None:
     values = {"product_id": "standard", "catalogue_version": 1, "meter_id": "calls", "segment_start": story.start, "hour": story.start}
     event = UsageCollected(**story._common(), **values, timestamp=story.start, quantity=5, revision=1)

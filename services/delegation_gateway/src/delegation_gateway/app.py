@@ -42,7 +42,7 @@ def navigation(request: Request) -> list[NavLink]:
 
 def make_pages(settings: Settings) -> Pages:
     brand = Brand("Turnpike", footer="Prices are without tax. Times are UTC.")
-    pages = Pages(
+    return Pages(
         "Turnpike",
         [TEMPLATES],
         navigation,
@@ -50,8 +50,6 @@ def make_pages(settings: Settings) -> Pages:
         public_origin=settings.public_url,
         brand=brand,
     )
-    pages.environment.globals["portal"] = settings.portal_url
-    return pages
 
 
 def install_routes(public_app: FastAPI, internal_app: FastAPI, pages: Pages) -> None:

@@ -17,6 +17,8 @@ from delegation_gateway.sessions import Visitor
 from delegation_gateway.settings import Settings
 from turnpike_ui import PageError, Pages
 
+SUBSCRIPTIONS = ("Go to your subscriptions", "/subscriptions")  # the way on from most pages that refuse something
+
 
 class SignInRequiredError(Exception):
     """The page is for members; `next_path` is where to go on after signing in."""
@@ -71,6 +73,19 @@ def check_form(visitor: Visitor, form_token: str) -> None:
         raise PageError(
             403, "This form is from another session", "Nothing was changed. Open the page again and repeat what you wanted to do."
         )
+
+
+def other_user() -> PageError:
+    return PageError(
+        403,
+        "This link belongs to somebody else",
+        "You are signed in as another member than the one it was made for. Sign out here, then start again in the portal.",
+        action=SUBSCRIPTIONS,
+    )
+
+
+def no_such_subscription() -> PageError:
+    return PageError(404, "There is no such subscription", "It does not exist or belongs to another account.", action=SUBSCRIPTIONS)
 
 
 HereParts = Annotated[Parts, Depends(parts_of)]

@@ -84,6 +84,11 @@ async def save_state(connection: Connection, event: SubscriptionState) -> None:
         event.ended_at,
         event.stripe_subscription_id is not None,
     )
+    await _follow_state(connection, event)
+
+
+async def _follow_state(connection: Connection, event: SubscriptionState) -> None:
+    """Have the request say the same as the newest state."""
     await connection.execute(
         "insert into requests(subscription_id, account_id, user_id, product_id, catalogue_version, display_name, currency, "
         "requested_at, state) values ($1, $2, $3, $4, $5, $6, $7, $8, 'ended') on conflict do nothing",

@@ -5,7 +5,17 @@ from fastapi import APIRouter, Request
 from starlette.responses import RedirectResponse, Response
 
 from delegation_gateway import sessions, subscriptions_store
-from delegation_gateway.parts import HereParts, MaybeVisitor, Parts, SignInRequiredError, check_form, path_of
+from delegation_gateway.parts import (
+    SUBSCRIPTIONS,
+    HereParts,
+    MaybeVisitor,
+    Parts,
+    SignInRequiredError,
+    check_form,
+    no_such_subscription,
+    other_user,
+    path_of,
+)
 from delegation_gateway.routes.accounts import register_page, sign_in_page
 from delegation_gateway.routes.subscribe import ask_for_subscription, make_subscription
 from delegation_gateway.sessions import Visitor
@@ -63,7 +73,7 @@ async def show(request: Request, parts: HereParts, visitor: MaybeVisitor) -> Res
         return await _show_subscription_step(parts, visitor, link)
     _refuse_other_user(visitor, link)
     title, text = NOT_YET[link.operation]
-    raise PageError(501, title, text, action=("Go to your subscriptions", "/subscriptions"))
+    raise PageError(501, title, text, action=SUBSCRIPTIONS)
 
 
 @router.post("/apim-delegation")
@@ -97,25 +107,11 @@ def _refuse_other_user(visitor: Visitor, link: Link) -> None:
         raise other_user()
 
 
-def other_user() -> PageError:
-    return PageError(
-        403,
-        "This link belongs to somebody else",
-        "You are signed in as another member than the one it was made for. Sign out here, then start again in the portal.",
-        action=("Go to your subscriptions", "/subscriptions"),
-    )
-
-
 async def _show_subscription_step(parts: Parts, visitor: Visitor, link: Link) -> Response:
     """Lead to our own page about the subscription, which asks before it acts; only to one of the visitor's account."""
     found = await subscriptions_store.find_subscription(parts.pool, link.values["subscriptionId"], visitor.account_id)
     if found is None:
-        raise PageError(
-            404,
-            "There is no such subscription",
-            "It does not exist or belongs to another account.",
-            action=("Go to your subscriptions", "/subscriptions"),
-        )
+        raise no_such_subscription()
     step = (
         "/cancel" if link.operation == "Unsubscribe" and not found.is_ended else ""
     )  # subscriptions renew by themselves: that page says when

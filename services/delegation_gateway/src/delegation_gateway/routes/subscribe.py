@@ -15,7 +15,7 @@ from billing_common.outbox import announce
 from delegation_gateway import domain, subscriptions_store
 from delegation_gateway.checkout_gateway import CheckoutRefusedError, CheckoutRequest
 from delegation_gateway.domain import Subscription
-from delegation_gateway.parts import HereParts, Parts, SignedIn, check_form
+from delegation_gateway.parts import SUBSCRIPTIONS, HereParts, Parts, SignedIn, check_form, no_such_subscription, other_user
 from delegation_gateway.plans import example_quotes, plan_of
 from delegation_gateway.sessions import Visitor
 from delegation_gateway.signature import Link, make_link
@@ -87,12 +87,7 @@ async def make_subscription(request: Request, parts: Parts, visitor: Visitor, li
 
 async def _offer(parts: Parts, visitor: Visitor, link: Link) -> Offer:
     if link.values["userId"] != visitor.user_id:
-        raise PageError(
-            403,
-            "This link belongs to somebody else",
-            "You are signed in as another member than the one it was made for. Sign out here, then start again in the portal.",
-            action=("Go to your subscriptions", "/subscriptions"),
-        )
+        raise other_user()
     async with parts.pool.acquire() as connection:
         applied = await parts.catalogues.latest(connection)
     if applied is None:
@@ -110,7 +105,7 @@ def used_link() -> PageError:
         410,
         "This link has been used",
         "A subscription was asked for with it, and such a link works once. Start again in the portal for another one.",
-        action=("Go to your subscriptions", "/subscriptions"),
+        action=SUBSCRIPTIONS,
     )
 
 
@@ -181,7 +176,7 @@ async def to_payment(parts: Parts, visitor: Visitor, subscription_id: str) -> Re
     """Lead to the Checkout page of a request; the same request has the same page. Raises CheckoutUnavailableError."""
     found = await subscriptions_store.find_subscription(parts.pool, subscription_id, visitor.account_id)
     if found is None:
-        raise PageError(404, "There is no such subscription", "It does not exist or belongs to another account.")
+        raise no_such_subscription()
     own = f"{parts.settings.public_url}/subscriptions/{subscription_id}"
     if not found.can_be_paid:
         return RedirectResponse(own, 303)
@@ -219,7 +214,7 @@ async def pay(parts: HereParts, visitor: SignedIn, subscription_id: str, form_to
                 409,
                 "There is a newer request for this product",
                 "Go on with that one.",
-                action=("Go to your subscriptions", "/subscriptions"),
+                action=SUBSCRIPTIONS,
             ) from None
     return await to_payment(parts, visitor, subscription_id)
 

@@ -13,7 +13,7 @@ from billing_common.outbox import announce
 from delegation_gateway import domain, read_models, subscriptions_store
 from delegation_gateway.checkout_gateway import CheckoutRefusedError
 from delegation_gateway.domain import Subscription
-from delegation_gateway.parts import HereParts, Parts, SignedIn, check_form
+from delegation_gateway.parts import SUBSCRIPTIONS, HereParts, Parts, SignedIn, check_form, no_such_subscription
 from delegation_gateway.plans import plan_of
 from delegation_gateway.sessions import Visitor
 from delegation_gateway.standing import Standing, period_of, standing
@@ -22,7 +22,6 @@ from turnpike_ui import PageError
 router = APIRouter(prefix="/subscriptions")
 log = structlog.get_logger(__name__)
 REFRESH_SECONDS = 1
-LIST = ("Go to your subscriptions", "/subscriptions")
 
 
 class ActForm(BaseModel):
@@ -34,7 +33,7 @@ class ActForm(BaseModel):
 async def _own(parts: Parts, visitor: Visitor, subscription_id: str) -> Subscription:
     found = await subscriptions_store.find_subscription(parts.pool, subscription_id, visitor.account_id)
     if found is None:
-        raise PageError(404, "There is no such subscription", "It does not exist or belongs to another account.", action=LIST)
+        raise no_such_subscription()
     return found
 
 
@@ -134,7 +133,7 @@ async def show_key(
     check_form(visitor, form.form_token)
     subscription = await _own(parts, visitor, subscription_id)
     if not subscription.has_key or subscription.sid is None:
-        raise PageError(409, "There is no key yet", "It is made right after the payment.", action=LIST)
+        raise PageError(409, "There is no key yet", "It is made right after the payment.", action=SUBSCRIPTIONS)
     keys = await parts.apim.keys(subscription.sid)
     log.info("keys shown", subscription_id=subscription.subscription_id)
     if form.page == "ready":
@@ -152,7 +151,7 @@ async def billing(parts: HereParts, visitor: SignedIn, subscription_id: str, for
         return RedirectResponse(await parts.checkout.billing_page(visitor.account_id, return_url=own), 303)
     except CheckoutRefusedError:
         text = "This account has not paid anything yet, so there is no card and no invoice."
-        raise PageError(409, "There is nothing to bill", text, action=LIST) from None
+        raise PageError(409, "There is nothing to bill", text, action=SUBSCRIPTIONS) from None
 
 
 async def _cancellable(parts: Parts, visitor: Visitor, subscription_id: str) -> tuple[Subscription, Product]:
