@@ -105,17 +105,20 @@ async def running(path: Path, **settings: Any) -> AsyncIterator[Running]:
         base = f"http://127.0.0.1:{listener.getsockname()[1]}"
         sandbox = open_sandbox(Settings(data_path=path, **settings), base)
         server = uvicorn.Server(uvicorn.Config(build(sandbox), log_level="warning", lifespan="on", timeout_graceful_shutdown=1))
-        task = asyncio.create_task(server.serve(sockets=[listener]))
-        while not server.started:
-            await asyncio.sleep(0.005)
+        server.config.load()
+        server.lifespan = server.config.lifespan_class(server.config)
+        await server.startup(sockets=[listener])  # without its main loop, whose ticks would cost every test 0.2 s
         transport = stripe.HTTPXClient(timeout=10)
-        transport._client_async._transport = Recorder()
+        transport._client_async._transport = Recorder(verify=False)
         client = stripe.StripeClient(KEY, base_addresses={"api": base, "meter_events": base}, http_client=transport)
-        async with httpx.AsyncClient(base_url=base, headers={"Accept": "text/html"}) as http:
+        async with httpx.AsyncClient(base_url=base, headers={"Accept": "text/html"}, verify=False) as http:
             yield Running(sandbox, base, client, http)
         await transport.close_async()
-        server.should_exit = True
-        await task
+        for one in server.servers:
+            one.close()
+        for connection in list(server.server_state.connections):
+            connection.transport.abort()
+        await server.lifespan.shutdown()
 
 
 @pytest.fixture
