@@ -15,6 +15,7 @@ from sandbox_stripe import (  # importing the handlers is what fills the table o
     checkout,
     customers,
     events,
+    frozen_clocks,
     invoice_items,
     invoices,
     lifecycle,
@@ -22,7 +23,6 @@ from sandbox_stripe import (  # importing the handlers is what fills the table o
     portal,
     previews,
     subscriptions,
-    test_clocks,
     usage,
 )
 from sandbox_stripe.errors import Json
@@ -44,7 +44,7 @@ HANDLER_MODULES = (
     portal,
     previews,
     subscriptions,
-    test_clocks,
+    frozen_clocks,
     usage,
 )
 BATCH = 20
