@@ -5,7 +5,15 @@ import sys
 import typer
 
 from embedded_servers import ServerError
-from turnpike_cli import catalogue_commands, clock_commands, dead_letter_commands, demo_command, doctor_command, stack_commands
+from turnpike_cli import (
+    catalogue_commands,
+    clock_commands,
+    dead_letter_commands,
+    demo_command,
+    doctor_command,
+    provision_command,
+    stack_commands,
+)
 from turnpike_cli.errors import CommandError
 
 app = typer.Typer(
@@ -20,6 +28,7 @@ clock_commands.register(app)
 dead_letter_commands.register(app)
 catalogue_commands.register(app)
 doctor_command.register(app)
+provision_command.register(app)
 demo_command.register(app)
 
 

@@ -85,6 +85,21 @@ def test_an_expression_of_the_list_gives_its_value(text: str, value: object) -> 
     assert value_of(text) == value
 
 
+@pytest.mark.parametrize(
+    ("moment", "seconds"),
+    [
+        (datetime(2026, 2, 28, 23, 59, 59, tzinfo=UTC), 1),
+        (datetime(2028, 2, 28, 23, 59, 59, tzinfo=UTC), 86_401),
+        (datetime(2026, 12, 1, tzinfo=UTC), 31 * 86_400),
+    ],
+    ids=["a second before March", "a leap year", "a whole December"],
+)
+def test_the_seconds_to_the_next_month_can_be_computed(moment: datetime, seconds: int) -> None:
+    days = "(DateTime.DaysInMonth(context.Timestamp.Year, context.Timestamp.Month) - context.Timestamp.Day + 1) * 86400"
+    time = "context.Timestamp.Hour * 3600 - context.Timestamp.Minute * 60 - context.Timestamp.Second"
+    assert value_of(f"@(({days} - {time}).ToString())", timestamp=moment) == str(seconds)
+
+
 def test_what_is_null_stays_null_behind_a_question_mark_and_fails_without_one() -> None:
     absent = {"subscription": None, "response": None}
     assert value_of('@(context.Subscription?.Id ?? "none")', **absent) == "none"
@@ -123,6 +138,11 @@ def test_the_usage_record_is_compact_json_with_numbers_as_numbers() -> None:
 @pytest.mark.parametrize(
     "text",
     [
+        '@("a" - "b")',
+        '@(2 * "3")',
+        "@(DateTime.Now)",
+        "@(context.Timestamp.Ticks)",
+        '@(DateTime.DaysInMonth(2026, "2"))',
         "@(context.User.Email)",
         "@(context.Subscription.Key)",
         "@(context.Request.Body.As<string>())",

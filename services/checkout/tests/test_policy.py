@@ -38,6 +38,15 @@ def test_a_quota_becomes_the_element_of_its_window(quota: dict[str, object], exp
     assert found == ([expected] if expected else [])
 
 
+def test_a_used_up_month_is_answered_with_the_limit_and_when_the_next_begins() -> None:
+    root = etree.fromstring(policy.merge(None, product(quota={"calls": 1700})))
+    on_error = root.find("on-error")
+    assert on_error is not None
+    assert [str(child.tag) for child in on_error if isinstance(child.tag, str)] == ["base", "log-to-eventhub", "choose"]
+    assert "The 1,700 calls of the plan It for this calendar month are used up." in next(on_error.iter("set-body")).text
+    assert "choose" not in policy.merge(None, product(quota={"calls": 7, "window": "30_days"}))
+
+
 def test_what_a_person_added_is_kept_and_our_block_is_replaced() -> None:
     by_hand = "<policies><inbound><cors/><base/><set-header name='x'/></inbound><outbound><base/></outbound></policies>"
     first = policy.merge(by_hand, product())

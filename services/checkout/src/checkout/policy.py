@@ -1,5 +1,7 @@
 """APIM product policies: rate limit, quota and the usage record, in marked blocks beside what a person has written."""
 
+import json
+
 from lxml import etree
 
 from billing_common.catalogue import Product
@@ -13,6 +15,11 @@ SKELETON = (
 )
 MONTH_KEY = '@(context.Subscription.Id + "-" + context.Timestamp.ToString("yyyyMM"))'
 PARTITION_KEY = '@(context.Subscription?.Id ?? "none")'
+SECONDS_TO_NEXT_MONTH = (
+    "@(((DateTime.DaysInMonth(context.Timestamp.Year, context.Timestamp.Month) - context.Timestamp.Day + 1) * 86400"
+    " - context.Timestamp.Hour * 3600 - context.Timestamp.Minute * 60 - context.Timestamp.Second).ToString())"
+)
+QUOTA_EXCEEDED = '@(context.LastError?.Reason == "QuotaExceeded")'
 # The fields of docs/architecture.md "Usage on the wire". Plain expressions only: gateways that know a closed list know these.
 USAGE_RECORD = """@{
     return new JObject(
@@ -42,7 +49,7 @@ class PolicyError(Exception):
 def merge(existing: str | None, product: Product) -> str:
     """Return the product's policy as XML: our blocks replaced, everything else kept as it is."""
     root = _parse(existing or SKELETON)
-    wanted = {"inbound": _limits(product), "outbound": _usage(product), "on-error": _usage(product)}
+    wanted = {"inbound": _limits(product), "outbound": _usage(product), "on-error": [*_usage(product), *_month_is_used_up(product)]}
     for name in SECTIONS:
         section = root.find(name)
         if section is None:
@@ -89,6 +96,24 @@ def _limits(product: Product) -> list[Element]:
         else:  # The key names the month, so its counter never has to be renewed: 0 is for ever.
             found.append(etree.Element("quota-by-key", {"calls": calls, "renewal-period": "0", "counter-key": MONTH_KEY}))
     return found
+
+
+def _month_is_used_up(product: Product) -> list[Element]:
+    """Say when the month's quota begins anew: the gateway cannot know, for the counter's key changes and never its period."""
+    if not product.quota or product.quota.beyond != "stop" or product.quota.window != "calendar_month":
+        return []
+    choose = etree.Element("choose")
+    answer = etree.SubElement(etree.SubElement(choose, "when", {"condition": QUOTA_EXCEEDED}), "return-response")
+    etree.SubElement(answer, "set-status", {"code": "403", "reason": "Forbidden"})
+    for name, value in (("Retry-After", SECONDS_TO_NEXT_MONTH), ("Content-Type", "application/json")):
+        header = etree.SubElement(answer, "set-header", {"name": name, "exists-action": "override"})
+        etree.SubElement(header, "value").text = value
+    message = (
+        f"The {product.quota.calls:,} calls of the plan {product.name} for this calendar month are used up. "
+        "The next month begins at 00:00 UTC on its first day; a larger plan works at once."
+    )
+    etree.SubElement(answer, "set-body").text = json.dumps({"statusCode": 403, "message": message})
+    return [choose]
 
 
 def _usage(product: Product) -> list[Element]:

@@ -1,10 +1,12 @@
 """Parses the closed list of policy expressions into functions of a call; any other text is refused, never ignored."""
 
+from calendar import monthrange
+
 import orjson
 
 from sandbox_apim.policy.call import Call
-from sandbox_apim.policy.members import MEMBERS, Getter, Typed, date_format, header, strict
-from sandbox_apim.policy.operators import add, comparable, compare, json_value, logical, require, text, to_int
+from sandbox_apim.policy.members import DATE_NUMBERS, MEMBERS, Getter, Typed, date_format, date_part, header, strict
+from sandbox_apim.policy.operators import add, arithmetic, comparable, compare, json_value, logical, require, text, to_int
 from sandbox_apim.policy.tokens import ExpressionSyntaxError, Token, expression_end, tokenize
 
 __all__ = ["ExpressionSyntaxError", "Template", "compile_template", "compile_value"]
@@ -50,7 +52,7 @@ def compile_template(text: str) -> Template:
 
 
 class Parser:
-    """Recursive descent over C#'s order of precedence: || && == ?? + unary primary."""
+    """Recursive descent over C#'s order of precedence: ?? || && == + - * unary primary."""
 
     def __init__(self, tokens: list[Token]) -> None:
         self._tokens = tokens
@@ -107,9 +109,16 @@ class Parser:
         return left
 
     def _sum(self) -> Typed:
+        left = self._product()
+        while (mark := self._peek().text) in {"+", "-"} and self._accept(mark):
+            right = self._product()
+            left = add(left, right) if mark == "+" else arithmetic("-", left, right)
+        return left
+
+    def _product(self) -> Typed:
         left = self._unary()
-        while self._accept("+"):
-            left = add(left, self._unary())
+        while self._accept("*"):
+            left = arithmetic("*", left, self._unary())
         return left
 
     def _unary(self) -> Typed:
@@ -164,9 +173,23 @@ class Parser:
             return self._json_object()
         if token.text in {"Convert", "long", "int"}:
             return self._parse_number(token.text)
+        if token.text == "DateTime":
+            return self._days_in_month()
         if token.text == "context":
             return self._context()
         raise ExpressionSyntaxError(f"'{token.text or 'end of text'}' is not in the sandbox's list of policy expressions")
+
+    def _days_in_month(self) -> Typed:
+        """`DateTime.DaysInMonth(year, month)`: what a quota of a calendar month needs to say when it begins anew."""
+        for part in (".", "DaysInMonth", "("):
+            self._expect(None, part)
+        year = self.expression()
+        self._expect("mark", ",")
+        month = self.expression()
+        self._expect("mark", ")")
+        require(year, "int", "DateTime.DaysInMonth")
+        require(month, "int", "DateTime.DaysInMonth")
+        return Typed("int", lambda call: monthrange(year.get(call), month.get(call))[1])
 
     def _parse_number(self, owner: str) -> Typed:
         self._expect("mark", ".")
@@ -229,6 +252,8 @@ class Parser:
         return ".".join(names), safe
 
     def _timestamp(self, path: str) -> Typed:
+        if path.removeprefix("Timestamp.") in DATE_NUMBERS:
+            return Typed("int", date_part(path.removeprefix("Timestamp.")))
         if path not in {"Timestamp.ToString", "Timestamp.ToUniversalTime.ToString"}:
             raise ExpressionSyntaxError(f"'context.{path}' is not in the sandbox's list of policy expressions")
         self._expect("mark", "(")

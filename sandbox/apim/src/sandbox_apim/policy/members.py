@@ -11,6 +11,7 @@ from sandbox_apim.store import Entity
 
 Getter = Callable[[Call], Any]
 DATE_PARTS = {"yyyy": "%Y", "MM": "%m", "dd": "%d", "HH": "%H", "mm": "%M", "ss": "%S"}
+DATE_NUMBERS = frozenset({"Year", "Month", "Day", "Hour", "Minute", "Second"})
 DATE_MARKS = frozenset("-:/.TZ")
 
 
@@ -88,6 +89,12 @@ def date_format(pattern: str) -> Callable[[datetime], str]:
             raise ExpressionSyntaxError(f"the date format '{pattern}' is not supported by the sandbox")
         code += part or run.group()
     return lambda moment: moment.astimezone(UTC).strftime(code)
+
+
+def date_part(name: str) -> Getter:
+    """Return `context.Timestamp.Year` and its like, in UTC."""
+    attribute = name.lower()
+    return lambda call: getattr(call.timestamp.astimezone(UTC), attribute)
 
 
 def header(owner: str, name: str, default: str) -> Getter:

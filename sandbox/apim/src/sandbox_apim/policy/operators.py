@@ -7,6 +7,7 @@ from sandbox_apim.policy.call import Call, ExpressionError
 from sandbox_apim.policy.members import Getter, Typed
 from sandbox_apim.policy.tokens import ExpressionSyntaxError
 
+ARITHMETIC = {"-": operator.sub, "*": operator.mul}
 ORDERINGS = {">": operator.gt, "<": operator.lt, ">=": operator.ge, "<=": operator.le}
 
 
@@ -57,6 +58,14 @@ def add(left: Typed, right: Typed) -> Typed:
     if "string" not in {left.type, right.type} or "json" in {left.type, right.type}:
         raise ExpressionSyntaxError(f"Operator '+' cannot be applied to operands of type '{left.type}' and '{right.type}'")
     return Typed("string", lambda call: text(left.get(call)) + text(right.get(call)))
+
+
+def arithmetic(mark: str, left: Typed, right: Typed) -> Typed:
+    """`-` and `*` of whole numbers."""
+    require(left, "int", mark)
+    require(right, "int", mark)
+    combine = ARITHMETIC[mark]
+    return Typed("int", lambda call: combine(left.get(call), right.get(call)))
 
 
 def to_int(get: Getter, *, nullable: bool, null_is_zero: bool = False) -> Getter:
