@@ -7,13 +7,15 @@ from typing import Any
 import structlog
 from prometheus_client import Counter, Gauge, Histogram
 
+from billing_common.traces import without_values
+
 HANDLED = Counter("turnpike_events_handled_total", "Events handled", ["topic", "outcome"])
 HANDLING = Histogram(
     "turnpike_event_handling_seconds", "Time to handle one event", ["topic"], buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
 )
 RETRIES = Gauge("turnpike_event_retries", "Tries so far of the event that holds its partition", ["topic", "partition"])
 DEAD_LETTERS = Counter("turnpike_dead_letters_total", "Events that went to the dead-letter topic", ["topic", "error"])
-LAG = Gauge("turnpike_consumer_lag", "Events not handled yet", ["topic", "partition"])
+LAG = Gauge("turnpike_consumer_lag", "Events of a partition that this process has not taken up yet", ["topic", "partition"])
 LOOP_FAILURES = Counter("turnpike_background_failures_total", "Failed rounds of a background task", ["task"])
 READY = Gauge("turnpike_ready", "1 when the service is ready")
 
@@ -38,7 +40,7 @@ def configure_logging(service: str, level: str) -> None:
             foreign_pre_chain=shared,
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.dict_tracebacks,
+                without_values,
                 structlog.processors.JSONRenderer(),
             ],
         )
