@@ -2,8 +2,9 @@
 
 import asyncio
 import os
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,13 +17,19 @@ from turnpike_cli.service_secrets import WEBHOOK_SECRETS, ServiceSecrets
 if TYPE_CHECKING:
     from turnpike_cli.provision_settings import ProvisionSettings
 
-Step = Literal["secrets", "database", "topics", "webhook"]
-STEPS: tuple[Step, ...] = ("secrets", "database", "topics", "webhook")
-NEEDS: dict[Step, tuple[str, ...]] = {
-    "secrets": ("database_admin_url",),
-    "database": ("database_admin_url",),
-    "topics": ("kafka_bootstrap_servers",),
-    "webhook": ("stripe_api_key", "webhook_url"),
+
+class Step(StrEnum):
+    SECRETS = "secrets"
+    DATABASE = "database"
+    TOPICS = "topics"
+    WEBHOOK = "webhook"
+
+
+NEEDS = {
+    Step.SECRETS: ("database_admin_url",),
+    Step.DATABASE: ("database_admin_url",),
+    Step.TOPICS: ("kafka_bootstrap_servers",),
+    Step.WEBHOOK: ("stripe_api_key", "webhook_url"),
 }
 
 
@@ -42,12 +49,12 @@ def provision(
     from turnpike_cli.provision_settings import ProvisionSettings  # imports pydantic: only where it is needed
 
     settings = load_settings(ProvisionSettings)
-    steps = [step for step in STEPS if only is None or step in only]
+    steps = [step for step in Step if only is None or step in only]
     missing = [f"TURNPIKE_{name.upper()}" for step in steps for name in NEEDS[step] if not getattr(settings, name)]
     if missing:
         raise CommandError(f"Not set: {', '.join(dict.fromkeys(missing))}. Set them, or leave their steps out with --only.")
     known = ServiceSecrets(folder, os.environ)
-    actions = {"secrets": _write_secrets, "database": _make_database, "topics": _make_topics, "webhook": _make_webhook}
+    actions = {Step.SECRETS: _write_secrets, Step.DATABASE: _make_database, Step.TOPICS: _make_topics, Step.WEBHOOK: _make_webhook}
     for step in steps:
         typer.echo(actions[step](settings, known))
 
