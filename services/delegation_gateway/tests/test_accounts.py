@@ -208,6 +208,15 @@ async def test_a_forged_or_broken_link_is_a_page_with_a_way_back(browser: Any) -
         assert 'href="http://portal.test"' in page.text
 
 
+@pytest.mark.parametrize("path", ["/sign-in", "/register"])
+@pytest.mark.parametrize("field", ["email", "registration_id"])
+async def test_a_zero_byte_in_a_form_is_refused_and_no_failure_of_ours(path: str, field: str, browser: Any) -> None:
+    given = {"first_name": "Ada", "last_name": "Byron", "email": "ada@example.com", "password": PASSWORD, field: "a\0b@example.com"}
+    answer = await browser.post(path, **given)
+    assert 400 <= answer.status_code < 500
+    assert "text/html" in answer.headers["content-type"]
+
+
 async def test_the_internal_door_tells_the_contact_only_to_who_may_know(member: Any, apps: tuple[FastAPI, FastAPI]) -> None:
     async with httpx.AsyncClient(transport=httpx.ASGITransport(apps[1]), base_url="http://internal.test") as client:
         address = f"/v1/accounts/{member.account_id}/contact"

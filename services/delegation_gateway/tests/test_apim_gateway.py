@@ -88,7 +88,7 @@ async def test_keys_are_those_that_api_management_holds(gateway: ApimGateway, sa
 
 
 def test_a_way_back_to_another_site_becomes_the_start_page() -> None:
-    for target in ("//evil.example", "https://evil.example", "/\\evil.example", ""):
+    for target in ("//evil.example", "https://evil.example", "/\\evil.example", "/\t/evil.example", "/\r\n/evil.example", ""):
         assert sign_in_address("http://portal", "t&1&x==", target) == "http://portal/signin-sso?token=t%261%26x%3D%3D&returnUrl=%2F"
 
 

@@ -89,6 +89,4 @@ class ApimGateway:
 
 def sign_in_address(portal_url: str, token: str, return_url: str = "/") -> str:
     """Return where the browser goes to be signed in; the whole token is encoded, because it holds `&`, `+` and `/`."""
-    if not return_url.startswith("/") or return_url.startswith(("//", "/\\")):
-        return_url = "/"
-    return f"{portal_url}/signin-sso?token={quote(token, safe='')}&returnUrl={quote(return_url, safe='')}"
+    return f"{portal_url}/signin-sso?token={quote(token, safe='')}&returnUrl={quote(local_path(return_url), safe='')}"

@@ -4,6 +4,7 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import asyncpg
 import httpx
 import structlog
 from fastapi import FastAPI, Request
@@ -62,6 +63,10 @@ def install_routes(public_app: FastAPI, internal_app: FastAPI, pages: Pages) -> 
     @public_app.exception_handler(SignInRequiredError)
     async def ask_to_sign_in(_request: Request, error: SignInRequiredError) -> Response:
         return RedirectResponse(sign_in_path(error.next_path), 303)
+
+    @public_app.exception_handler(asyncpg.CharacterNotInRepertoireError)
+    async def holds_a_zero_byte(request: Request, _error: asyncpg.CharacterNotInRepertoireError) -> Response:
+        return pages.error(request, 400)  # no browser sends one, Postgres has no place for it
 
     @public_app.exception_handler(ApimUnavailableError)
     async def portal_does_not_answer(request: Request, error: ApimUnavailableError) -> Response:
