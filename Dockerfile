@@ -19,6 +19,8 @@ ARG SERVICE
 ARG FOLDER
 COPY --from=build /app /app
 WORKDIR /app
+# An empty volume takes over owner and mode of the folder it is mounted on.
+RUN install -d -o 65532 -g 65532 -m 0700 /data/stripe /data/apim /secrets
 ENV PATH=/app/.venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 SERVICE=${SERVICE}
 USER 65532:65532
 ENTRYPOINT ["/bin/sh", "-c", "exec python -m \"$SERVICE\" \"$@\"", "--"]

@@ -15,6 +15,7 @@ from aiokafka import AIOKafkaProducer
 from faststream import Context
 from faststream.kafka import KafkaRouter
 
+from billing_common import lag
 from billing_common.db import MigrationError, Pool, migrate
 from billing_common.events import AccountClosed, AccountRegistered, InvalidEventError
 from billing_common.inbox import claim
@@ -23,6 +24,7 @@ from billing_common.messaging import consume
 from billing_common.outbox import announce
 from billing_common.service import Service
 from billing_common.settings import ServiceSettings
+from billing_common.telemetry import LAG
 from billing_common.testing import drop_database, make_schema
 from billing_common.topics import provision
 
@@ -185,3 +187,30 @@ async def test_an_edited_migration_is_refused(postgres_dsn: str, tmp_path: Path)
     assert await connection.fetchval("select count(*) from checkout.schema_migrations") == 2
     await connection.close()
     await drop_database(postgres_dsn, dsn)
+
+
+async def test_the_lag_of_each_partition_is_told_and_forgotten_with_the_partition(service: Service) -> None:
+    await send(service, registered())
+    await settled(service)
+    behind = await lag.measure(lag.consumers(service.broker), service._watcher)
+    assert {place.topic for place in behind} == {AccountRegistered.topic}
+    assert set(behind.values()) == {0}
+    place = min(behind)
+    lag.publish({place: 7})
+    assert LAG.labels(place.topic, str(place.partition))._value.get() == 7
+    lag.publish({})
+    assert [sample for family in LAG.collect() for sample in family.samples] == []
+
+
+async def test_events_that_nobody_takes_up_are_counted(service: Service) -> None:
+    await settled(service)
+    subscriber = lag.consumers(service.broker)[0]
+    subscriber.pause(*subscriber.assignment())
+    await asyncio.sleep(0.5)  # a poll that is under way may still bring something
+    before = sum((await lag.measure([subscriber], service._watcher)).values())
+    events = [registered() for _ in range(5)]
+    for event in events:
+        await service.producer.send_and_wait(event.topic, event.model_dump_json().encode(), key=event.key.encode())
+    assert sum((await lag.measure([subscriber], service._watcher)).values()) == before + 5
+    subscriber.resume(*subscriber.paused())
+    await settled(service)

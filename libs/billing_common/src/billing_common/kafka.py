@@ -5,14 +5,14 @@ from typing import Any
 
 from faststream.security import BaseSecurity, SASLPlaintext, SASLScram256, SASLScram512
 
-from billing_common.settings import ServiceSettings
+from billing_common.settings import KafkaSettings
 
 
-def _ssl_context(settings: ServiceSettings) -> ssl.SSLContext | None:
+def _ssl_context(settings: KafkaSettings) -> ssl.SSLContext | None:
     return ssl.create_default_context() if "SSL" in settings.kafka_security_protocol else None
 
 
-def arguments(settings: ServiceSettings) -> dict[str, Any]:
+def arguments(settings: KafkaSettings) -> dict[str, Any]:
     """Return what AIOKafkaProducer, AIOKafkaConsumer and the admin client need to connect."""
     found: dict[str, Any] = {
         "bootstrap_servers": settings.kafka_bootstrap_servers,
@@ -31,7 +31,7 @@ def arguments(settings: ServiceSettings) -> dict[str, Any]:
     return found
 
 
-def faststream_arguments(settings: ServiceSettings) -> dict[str, Any]:
+def faststream_arguments(settings: KafkaSettings) -> dict[str, Any]:
     """Return what KafkaBroker needs to connect."""
     found: dict[str, Any] = {
         "bootstrap_servers": settings.kafka_bootstrap_servers,

@@ -21,6 +21,7 @@ from fastapi import FastAPI
 from faststream.kafka import KafkaBroker, KafkaRouter
 
 from billing_common import kafka as kafka_settings
+from billing_common import lag
 from billing_common.clock import BusinessClock
 from billing_common.db import create_pool, migrate
 from billing_common.dead_letters import DeadLetters
@@ -141,17 +142,21 @@ class Service:
             return []
         if not self._broker_started:
             return ["Kafka"]
-        consumers = [consumer for subscriber in self.broker.subscribers if (consumer := getattr(subscriber, "consumer", None))]
-        assigned = {place: consumer for consumer in consumers for place in consumer.assignment()}
-        if not assigned:
+        consumers = lag.consumers(self.broker)
+        behind = await lag.measure(consumers, self._watcher)
+        if not behind:
             return ["partitions"]
-        ends = await self._watcher.end_offsets(list(assigned))
-        unread = sorted({place.topic for place, end in ends.items() if end > await assigned[place].position(place)})
-        waiting = [f"unread events of {topic}" for topic in unread]
+        waiting = [f"unread events of {topic}" for topic in sorted({place.topic for place, count in behind.items() if count > 0})]
         if PauseOrPark.busy:
             waiting.append(f"{PauseOrPark.busy} events being handled")
-        missing = {topic for consumer in consumers for topic in consumer.subscription()} - {place.topic for place in assigned}
+        missing = {topic for consumer in consumers for topic in consumer.subscription()} - {place.topic for place in behind}
         return [*waiting, *(f"partitions of {topic}" for topic in sorted(missing))]
+
+    async def _watch_lag(self) -> None:
+        while True:
+            await asyncio.sleep(lag.INTERVAL_SECONDS)
+            if self._broker_started:
+                lag.publish(await lag.measure(lag.consumers(self.broker), self._watcher))
 
     async def readiness(self) -> list[str]:
         """Return what keeps the service from being ready; empty when it is."""
@@ -196,7 +201,7 @@ class Service:
         check_context(self.broker)
         tasks = [
             asyncio.create_task(self._run_loop(name, task), name=name)
-            for name, task in [("kafka", self._run_kafka), ("claims", self._forget_claims), *self._loops]
+            for name, task in [("kafka", self._run_kafka), ("claims", self._forget_claims), ("lag", self._watch_lag), *self._loops]
         ]
         try:
             yield

@@ -7,25 +7,30 @@ from typing import Literal, NoReturn, TypeVar
 from pydantic import Field, FilePath, HttpUrl, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-__all__ = ["ApimSettings", "ServiceSettings", "SettingsConfigDict", "StripeSettings", "load_settings"]
+__all__ = ["ApimSettings", "KafkaSettings", "ServiceSettings", "SettingsConfigDict", "StripeSettings", "load_settings"]
 
-SECRETS = Path("/run/secrets")  # where containers mount secrets: a file named like the variable, in lower case, serves as well
+SECRETS = Path("/run/secrets")  # where containers mount secrets: a file named like the variable serves as well
 S = TypeVar("S", bound=BaseSettings)
 Port = int
 
 
-class ServiceSettings(BaseSettings):
-    """Read from the environment; each name has the service's own prefix, e.g. CHECKOUT_DATABASE_URL."""
+class KafkaSettings(BaseSettings):
+    """How Kafka is reached."""
 
     model_config = SettingsConfigDict(frozen=True, secrets_dir=SECRETS if SECRETS.is_dir() else None)
 
-    database_url: SecretStr = Field(description="postgresql://role:password@host:port/database; the role owns the service's schema")
-    database_pool_size: int = Field(default=6, ge=2, le=50)
     kafka_bootstrap_servers: str = Field(description="host:port, comma separated")
     kafka_security_protocol: Literal["PLAINTEXT", "SASL_SSL", "SASL_PLAINTEXT", "SSL"] = "PLAINTEXT"
     kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "PLAIN"
     kafka_sasl_username: str = ""
     kafka_sasl_password: SecretStr = SecretStr("")
+
+
+class ServiceSettings(KafkaSettings):
+    """Read from the environment; each name has the service's own prefix, e.g. CHECKOUT_DATABASE_URL."""
+
+    database_url: SecretStr = Field(description="postgresql://role:password@host:port/database; the role owns the service's schema")
+    database_pool_size: int = Field(default=6, ge=2, le=50)
     internal_token_keys: SecretStr = Field(description="comma separated secrets of at least 32 characters; the first signs, all verify")
     http_host: str = "127.0.0.1"
     http_port: Port = Field(default=8000, ge=0, le=65535)

@@ -1,30 +1,15 @@
 """Which topics exist, and how they are made."""
 
-import asyncio
-import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from billing_common.events import ALL_EVENTS, GATEWAY_CALLS_TOPIC, USAGE_RECORDED_TOPIC
-from billing_common.settings import load_settings
 
 SERVICES = ("delegation_gateway", "checkout", "webhook_ingress", "usage_collector", "stripe_reporter", "subscription_enforcer")
 TOPIC_ALREADY_EXISTS = 36
 FOREVER = {"retention.ms": "-1"}
-
-
-class TopicSettings(BaseSettings):
-    """What the provisioning job reads."""
-
-    model_config = SettingsConfigDict(env_prefix="KAFKA_", frozen=True)
-
-    bootstrap_servers: str = Field(description="host:port, comma separated")
-    topic_partitions: int = Field(default=4, ge=1, le=1000)
-    topic_replication_factor: int = Field(default=1, ge=1, le=10)
 
 
 class TopicError(Exception):
@@ -69,20 +54,3 @@ async def provision(
         elif code != TOPIC_ALREADY_EXISTS:
             raise TopicError(f"topic {name} could not be made: Kafka error {code} {reason}")
     return made
-
-
-def main() -> None:
-    """Make the missing topics of the Kafka that the settings name, and say which."""
-    settings = load_settings(TopicSettings)
-    made = asyncio.run(
-        provision(
-            {"bootstrap_servers": settings.bootstrap_servers},
-            partitions=settings.topic_partitions,
-            replication_factor=settings.topic_replication_factor,
-        )
-    )
-    sys.stdout.write(f"{len(made)} topics made{': ' if made else ''}{', '.join(made)}\n")
-
-
-if __name__ == "__main__":
-    main()
