@@ -16,6 +16,7 @@ from azure.mgmt.apimanagement.models import (
 
 from billing_common.apim_client import explain, write
 from billing_common.settings import ApimSettings
+from turnpike_ui.pages import local_path
 
 
 class ApimUnavailableError(Exception):
