@@ -1,7 +1,9 @@
 """The internal doors, as the command uses them: a signed token for services, none for the sandboxes."""
 
+import os
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -24,8 +26,13 @@ class Doors:
     """Asks the doors of a running stack. Use it as an async context manager; one connection per door is kept."""
 
     def __init__(self, stack: Stack) -> None:
-        self._keys: Sequence[str] = (stack.wiring.secrets.internal_token_key,)  # says so when nothing was ever started
-        self._bases = {name: stack.door(name) for name in stack.state.ports if BY_NAME[name].kind != "server"}
+        self._keys: Sequence[str]
+        self._bases: dict[str, str]
+        if addresses := os.environ.get("TURNPIKE_DOORS", ""):
+            self._bases, self._keys = _elsewhere(addresses)
+        else:
+            self._keys = (stack.wiring.secrets.internal_token_key,)  # says so when nothing was ever started
+            self._bases = {name: stack.door(name) for name in stack.state.ports if BY_NAME[name].kind != "server"}
         self._token = ""
         self._token_made = -TOKEN_KEPT_SECONDS
         self._client = httpx.AsyncClient(timeout=TIMEOUT_SECONDS, trust_env=False)
@@ -51,6 +58,8 @@ class Doors:
         timeout_seconds: float = TIMEOUT_SECONDS,
     ) -> Any:
         """Return the decoded answer. Raises CommandError with the door's own words, DoorClosedError without an answer."""
+        if name not in self._bases:
+            raise CommandError(f"The door of {name} is not known: add `{name}=http://host:8001` to TURNPIKE_DOORS.")
         headers = {"authorization": f"Bearer {self._fresh_token()}"} if name in SERVICE_NAMES else {}
         try:
             answer = await self._client.request(
@@ -84,6 +93,23 @@ class Doors:
             self._token = issue_token(self._keys, caller=CALLER, scopes=SCOPES)
             self._token_made = time.monotonic()
         return self._token
+
+
+def _elsewhere(addresses: str) -> tuple[dict[str, str], list[str]]:
+    """Read doors in containers: TURNPIKE_DOORS is `checkout=http://checkout:8001,...`; the keys are a setting or a file."""
+    bases = {}
+    for entry in filter(None, (part.strip() for part in addresses.split(","))):
+        name, _, address = entry.partition("=")
+        if name not in BY_NAME or not address.startswith(("http://", "https://")):
+            raise CommandError(f"TURNPIKE_DOORS: {entry} is not SERVICE=http://host:port; services are {', '.join(SERVICE_NAMES)}.")
+        bases[name] = address.rstrip("/")
+    file = os.environ.get("TURNPIKE_INTERNAL_TOKEN_KEYS_FILE")
+    keys = Path(file).read_text() if file else os.environ.get("TURNPIKE_INTERNAL_TOKEN_KEYS", "")
+    if not keys.strip():
+        raise CommandError(
+            "TURNPIKE_DOORS needs the services' keys: set TURNPIKE_INTERNAL_TOKEN_KEYS or TURNPIKE_INTERNAL_TOKEN_KEYS_FILE."
+        )
+    return bases, [key.strip() for key in keys.split(",")]
 
 
 def _words(answer: httpx.Response) -> str:
