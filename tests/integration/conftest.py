@@ -1,0 +1,87 @@
+"""One running stack for all integration tests of this folder, and the services' last words when one fails."""
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from dateutil.relativedelta import relativedelta
+
+import json
+
+from embedded_servers import places
+from turnpike_cli.catalogue_commands import MODELS_FILE
+from turnpike_cli.doors import Doors
+from turnpike_cli.parts import PARTS, SERVICE_NAMES
+from turnpike_cli.stack import Stack
+from whole_system import World, reserve_ports
+
+LINES_SHOWN = 12
+WIDTH = 400
+FOLDER = pytest.StashKey[Path]()
+
+
+@pytest.fixture(scope="session")
+def stack(pytestconfig: pytest.Config) -> Iterator[Stack]:
+    """A whole stack in a folder of its own, gone afterwards."""
+    folder = Path(tempfile.mkdtemp(prefix="turnpike-integration-"))
+    folder.chmod(0o755)  # Postgres runs as another user under root
+    pytestconfig.stash[FOLDER] = folder
+    reserve_ports(folder)
+    running = Stack(folder, fast=True)
+    try:
+        running.start()
+        yield running
+    finally:
+        running.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+async def world(stack: Stack) -> AsyncIterator[World]:
+    """The stack with its catalogue applied, on the 11th of a month, so that first base fees are prorated."""
+    limits = httpx.Limits(max_connections=32)
+    async with Doors(stack) as doors, httpx.AsyncClient(timeout=20, limits=limits, trust_env=False) as client:
+        world = World(stack, doors, client)
+        await doors.ask("checkout", "POST", "/v1/catalogue/apply", body=json.loads((places.checkout() / MODELS_FILE).read_text()))
+        await world.clock.settle()
+        now = await world.clock.now()
+        target = now.replace(day=11, hour=9, minute=0, second=0, microsecond=0)
+        await world.clock.advance_to(target if target > now else target + relativedelta(months=1))
+        yield world
+        await world.close()
+
+
+@pytest.fixture(autouse=True)
+async def _everything_in_order(request: pytest.FixtureRequest) -> AsyncIterator[None]:
+    """Leave the stack to the next test as it was found: all parts up, no fault set, webhooks as usual."""
+    yield
+    if "world" not in request.fixturenames:
+        return
+    world: World = request.getfixturevalue("world")
+    for part in PARTS:
+        if not world.stack.is_running(part.name):
+            await asyncio.to_thread(world.stack.restart, part.name)
+    await world.webhooks()
+    for sandbox in ("sandbox_stripe", "sandbox_apim"):
+        await world.doors.ask(sandbox, "DELETE", "/_sandbox/faults")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
+    """Show the end of every log of the stack beside a failure."""
+    report = yield
+    folder = item.config.stash.get(FOLDER, None)
+    if report.failed and folder is not None and "stack" in getattr(item, "fixturenames", ()):
+        for name in (*SERVICE_NAMES, "sandbox_stripe", "sandbox_apim"):
+            log = folder / "logs" / f"{name}.log"
+            lines = (
+                [line[:WIDTH] for line in log.read_text(errors="replace").splitlines() if "aiokafka" not in line] if log.exists() else []
+            )
+            report.sections.append((f"log of {name}", "\n".join(lines[-LINES_SHOWN:])))
+    return report

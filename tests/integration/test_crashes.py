@@ -1,0 +1,126 @@
+"""Processes die in the middle of the story; the totals are those of a story in which none did."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from turnpike_cli.clock import Step
+from turnpike_cli.parts import SERVICE_NAMES
+from whole_system import Customer, World
+
+pytestmark = [pytest.mark.xdist_group("stack"), pytest.mark.timeout(280)]
+QUANTITY = 30_000
+CALL_PAUSE_SECONDS = 0.1  # with two calls a round: far below the rate of every plan used here
+
+
+@asynccontextmanager
+async def traffic(world: World, callers: list[Customer], senders: list[Customer]) -> AsyncIterator[None]:
+    """Let usage flow, from keys at the gateway and from senders at the ingest door, for as long as the block takes."""
+    ending = asyncio.Event()
+
+    async def call(customer: Customer) -> None:
+        while not ending.is_set():
+            for path in ("/orders", "/orders/unknown"):
+                await customer.person.call(world.http, path)
+            await asyncio.sleep(CALL_PAUSE_SECONDS * len(callers) * 4)
+
+    async def send(customer: Customer) -> None:
+        while not ending.is_set():
+            await world.send_usage(customer, QUANTITY)
+            await asyncio.sleep(CALL_PAUSE_SECONDS)
+
+    async with asyncio.TaskGroup() as tasks:
+        for customer in callers:
+            tasks.create_task(call(customer))
+        for customer in senders:
+            tasks.create_task(send(customer))
+        try:
+            yield
+        finally:
+            ending.set()
+
+
+async def check_totals(world: World, customers: list[Customer]) -> None:
+    """Check every customer's month, and that its key still works."""
+    end = (await world.clock.now()).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    for customer in customers:
+        assert sum(customer.person.calls.values()) > 20 or customer.events_sent > 5, "too little happened to prove anything"
+        counted = await world.check_period(customer, customer.start, end)
+        if customer.events_sent:
+            assert counted["calls"] == customer.quantities_sent
+        else:
+            assert counted["calls"] == customer.person.calls[200]
+        await world.answers(customer, 200)
+        assert [access for _, access, _ in await world.access(customer)] == ["granted"]
+
+
+async def test_each_service_killed_while_people_join_call_and_pay_loses_nothing_and_counts_nothing_twice(world: World) -> None:
+    payg, enterprise = await world.join("payg"), await world.join("enterprise")
+    late, offer = await world.offer("standard")
+    async with traffic(world, [payg], [enterprise]):
+        checkout = await late.order(offer)
+        await world.crash("webhook_ingress")  # the payment's webhooks find nobody
+        await late.pay(checkout)
+        await world.revive("webhook_ingress")
+        for name in ("subscription_enforcer", "checkout", "delegation_gateway"):
+            await world.crash(name)
+            await world.revive(name)
+        standard = await world.welcome(late)
+        for name in ("usage_collector", "stripe_reporter"):
+            await world.crash(name)
+            await asyncio.sleep(0.5)  # usage comes in that nobody takes
+            await world.revive(name)
+    await standard.person.call_many(world.http, 30, failing=3)
+    killed = await _end_the_month_with_kills(world)
+    assert set(killed) == set(SERVICE_NAMES), f"the month had too few stops: {killed}"
+    await check_totals(world, [payg, enterprise, standard])
+
+
+async def _end_the_month_with_kills(world: World) -> list[str]:
+    """Kill one service at each stop of the clock's walk past the month's end; the walk waits until it is back and all is settled."""
+    victims, killed, revivals = list(SERVICE_NAMES), [], []
+
+    def kill_next(_: Step) -> None:
+        if victims:
+            killed.append(victims.pop())
+            world.stack.kill(killed[-1])
+            revivals.append(asyncio.create_task(revive_after(killed[-1], revivals[-1] if revivals else None)))
+
+    async def revive_after(name: str, former: asyncio.Task[None] | None) -> None:
+        if former is not None:
+            await former
+        await world.revive(name)
+
+    await world.end_the_month(on_step=kill_next)
+    await asyncio.gather(*revivals)
+    await world.clock.settle()
+    return killed
+
+
+async def test_kafka_and_postgres_killed_in_mid_story_lose_nothing_and_count_nothing_twice(world: World) -> None:
+    payg, enterprise = await world.join("payg"), await world.join("enterprise")
+    late, offer = await world.offer("standard")
+    async with traffic(world, [payg], [enterprise]):
+        await world.crash("kafka")
+        await late.pay(await late.order(offer))
+        await world.revive("kafka")
+        standard = await world.welcome(late)
+        await world.crash("postgres")
+        await asyncio.sleep(0.5)  # usage comes in that nobody can store
+        await world.revive("postgres")
+    await standard.person.call_many(world.http, 30, failing=3)
+    servers, revivals = ["kafka", "postgres"], []
+
+    def kill_next(_: Step) -> None:
+        if servers and (not revivals or revivals[-1].done()):
+            name = servers.pop()
+            world.stack.kill(name)
+            revivals.append(asyncio.create_task(world.revive(name)))
+
+    await world.end_the_month(on_step=kill_next)
+    assert not servers, f"the month had too few stops to kill {servers}"
+    await asyncio.gather(*revivals)
+    await world.clock.settle()
+    await check_totals(world, [payg, enterprise, standard])
