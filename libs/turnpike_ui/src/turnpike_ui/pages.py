@@ -101,7 +101,7 @@ class Pages:
     ) -> HTMLResponse:
         """Answer with a page. Pages are not stored by caches: most show what belongs to one person."""
         theme = request.cookies.get("theme", "system")
-        values = {
+        values: dict[str, Any] = {
             "request": request,
             "nav": self._nav(request) if callable(self._nav) else self._nav,
             "theme": theme if theme in THEMES else "system",
