@@ -17,7 +17,7 @@ class Process:
     def __init__(self, name: str, *dues: datetime, restarts: int = 0) -> None:
         self.name, self.dues, self.offset, self.activity, self.busy = name, sorted(dues), 0.0, 0, 0
         self.done_at: list[datetime] = []
-        self.closed = restarts
+        self.closed, self.closed_how = restarts, DoorClosedError
 
     @property
     def now(self) -> datetime:
@@ -26,7 +26,7 @@ class Process:
     def status(self) -> dict[str, Any]:
         if self.closed:
             self.closed -= 1
-            raise DoorClosedError(f"{self.name} does not answer")
+            raise self.closed_how(f"{self.name} does not answer")
         while self.dues and self.dues[0] <= self.now:
             self.done_at.append(self.now)
             self.dues.pop(0)
@@ -131,6 +131,13 @@ async def test_a_process_that_is_restarted_during_the_walk_is_waited_for_and_bro
     doors.before_move = crash
     await BusinessTime(doors).advance_by(timedelta(hours=4))
     assert abs(checkout.now - stripe.now) < timedelta(seconds=1)
+
+
+async def test_a_service_whose_database_is_away_is_waited_for() -> None:
+    slow = Process("sandbox_stripe", restarts=5)
+    slow.closed_how = CommandError  # its status door answers, with 500
+    await BusinessTime(Doors(slow)).settle()
+    assert slow.closed == 0
 
 
 async def test_going_back_is_refused() -> None:

@@ -103,7 +103,7 @@ class BusinessTime:
             if datetime.fromisoformat(status["now"]) < datetime.now(UTC) + self._pushed - BEHIND_MAX:
                 await self._doors.set_clock(name, self._pushed.total_seconds())
                 return status | {"settled": False, "waiting_for": ["its clock, which was behind"]}
-        except DoorClosedError as error:
+        except CommandError as error:  # also a service that cannot say, because its own database is away
             return {"settled": False, "activity": -1, "next_due": None, "waiting_for": [str(error)], "now": ""}
         return status
 
