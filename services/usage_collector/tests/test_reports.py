@@ -6,11 +6,14 @@ from typing import Any
 
 import asyncpg
 import pytest
+from pydantic import ValidationError
 
-from usage_collector import publishing
+from billing_common.events import SubscriptionUpdated
+from usage_collector import publishing, report_store
 from usage_collector.apim_gateway import report_filter
 from usage_collector.collecting import Collector
-from usage_collector.report_polling import ReportPolling
+from usage_collector.report_polling import ReportPolling, growth
+from usage_collector.settings import Settings
 
 from .conftest import CATALOGUE, FEBRUARY, START, FixedClock, Publish, call, catalogue_applied, collect, outcomes, state, windows
 
@@ -23,18 +26,22 @@ class Reports:
 
     def __init__(self) -> None:
         self.calls: dict[datetime, dict[str, int]] = {}
+        self.parts: dict[datetime, int] = {}
         self.asked: list[datetime] = []
 
-    async def ask(self, since: datetime, until: datetime) -> dict[str, int]:
-        assert until - since == timedelta(hours=1)
+    async def ask(self, since: datetime, until: datetime, sid: str | None = None) -> dict[str, int]:
+        assert (until - since == timedelta(hours=1)) == (sid is None)
         self.asked.append(since)
-        return self.calls.get(since, {})
+        return self.calls.get(since, {}) if sid is None else {sid: self.parts[since]}
 
 
 @pytest.fixture
 async def reports(publish: Publish) -> Reports:
     document: dict[str, Any] = deepcopy(CATALOGUE)
-    document["products"][0]["source"] = "reports"
+    for product in document["products"][:2]:
+        product["source"] = "reports"
+    document["products"][1]["price"]["usage"].pop()
+    del document["meters"]["traffic"]
     del document["meters"]["calls"]["weights"]  # reports tell nothing that a weight could look at
     await publish(catalogue_applied(document))
     await publish(state())
@@ -88,3 +95,54 @@ def test_the_filter_leaves_the_next_bucket_out() -> None:
     assert report_filter(HOUR, HOUR + timedelta(hours=1)) == (
         "timestamp ge datetime'2027-01-10T12:00:00.000Z' and timestamp le datetime'2027-01-10T12:59:59.999Z'"
     )
+
+
+async def test_an_hour_in_which_the_plan_changed_is_asked_for_in_parts(
+    pool: asyncpg.Pool, polling: ReportPolling, reports: Reports, clock: FixedClock, publish: Publish
+) -> None:
+    reports.calls = {HOUR: {"sub-1": 6}}
+    await polling.read_round(now=clock.now())
+    changed_at = START + timedelta(minutes=10)
+    await publish(state(SubscriptionUpdated, revision=2, product_id="hybrid", occurred_at=changed_at))
+    reports.calls = {HOUR: {"sub-1": 9}}
+    reports.parts = {START: 5, changed_at: 4}
+    for new in (3, 0):
+        assert await polling.read_round(now=clock.now()) == new
+    found = await windows(pool)
+    assert found[("sub-1", "calls", START, HOUR)] == (6, 1), "one call of the new plan was counted before the change was known"
+    assert found[("sub-1", "calls", changed_at, HOUR)] == (3, 1)
+
+
+@pytest.mark.parametrize(
+    ("calls", "counted", "grown"),
+    [((5, 4), (0, 0), [5, 4]), ((5, 4), (6, 0), [0, 3]), ((5, 4), (9, 0), [0, 0]), ((2, 9), (3, 4), [0, 4]), ((0,), (7,), [0])],
+)
+def test_the_parts_of_an_hour_never_grow_beyond_the_hour(calls: list[int], counted: list[int], grown: list[int]) -> None:
+    assert growth(calls, counted) == grown
+
+
+async def test_the_calls_of_a_segment_that_becomes_known_late_are_looked_for(
+    pool: asyncpg.Pool, polling: ReportPolling, reports: Reports, clock: FixedClock, publish: Publish
+) -> None:
+    reports.calls = {HOUR: {"sub-1": 1, "sub-9": 7}}
+    clock.instant = START + timedelta(days=2)
+    while await polling.is_behind(now=clock.now()):
+        await polling.read_round(now=clock.now())
+    await publish(state(sub="sub-9"))
+    assert await polling.is_behind(now=clock.now())
+    await polling.read_round(now=clock.now())
+    assert (await windows(pool))["sub-9", "calls", START, HOUR] == (7, 1)
+
+
+async def test_going_back_is_not_undone_by_a_round_that_is_under_way(pool: asyncpg.Pool, polling: ReportPolling) -> None:
+    await report_store.advance(pool, before=None, to=FEBRUARY)
+    async with pool.acquire() as connection:
+        await report_store.read_again_from(connection, START)
+    await report_store.advance(pool, before=FEBRUARY, to=FEBRUARY + LAG)
+    assert await report_store.read_until(pool) == START
+
+
+def test_an_overlap_that_is_shorter_than_the_lag_is_refused() -> None:
+    required = {"database_url": "postgresql://x", "kafka_bootstrap_servers": "k:9092", "internal_token_keys": "k" * 32}
+    with pytest.raises(ValidationError, match="REPORTS_OVERLAP"):
+        Settings.model_validate({**required, "reports_overlap": timedelta(hours=1), "reports_lag": timedelta(hours=1)})

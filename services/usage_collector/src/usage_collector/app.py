@@ -83,8 +83,8 @@ def _reports(service: Service, settings: Settings, collector: Collector) -> Repo
     client = create_client(settings)
     service.on_stop(client.close)
 
-    async def ask(since: datetime, until: datetime) -> dict[str, int]:
-        return await successful_calls(client, settings, since, until)
+    async def ask(since: datetime, until: datetime, sid: str | None = None) -> dict[str, int]:
+        return await successful_calls(client, settings, since, until, sid)
 
     return ReportPolling(
         service.pool,

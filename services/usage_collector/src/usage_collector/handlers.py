@@ -23,7 +23,7 @@ from billing_common.events import (
 )
 from billing_common.inbox import claim
 from billing_common.messaging import consume
-from usage_collector import domain, publishing, store, subscription_store
+from usage_collector import domain, publishing, report_store, store, subscription_store
 
 SERVICE = "usage_collector"
 router = KafkaRouter()
@@ -109,4 +109,6 @@ async def revise(connection: Connection, subscription_id: str, account_id: str, 
     if revision.remove:
         await publishing.publish_windows(connection, revision.remove, now=clock.now())
     await subscription_store.revise_segments(connection, subscription_id, account_id, revision)
+    if revision.add:
+        await report_store.read_again_from(connection, min(segment.started_at for segment in revision.add))
     await subscription_store.touch(connection, subscription_id)

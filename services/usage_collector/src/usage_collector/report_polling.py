@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import asyncpg
@@ -18,26 +19,53 @@ log = structlog.get_logger(__name__)
 BUCKET = timedelta(hours=1)
 BUCKETS_MAX = 200  # in one round; the rest follows in the next
 SOURCE = "apim/reports"
-AskReports = Callable[[datetime, datetime], Awaitable[dict[str, int]]]
+AskReports = Callable[[datetime, datetime, str | None], Awaitable[dict[str, int]]]  # from, to, one sid or all -> calls by sid
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A segment's part of an hour. `start` names it: the hour itself for a key's first part, its own start for a later one."""
+
+    start: datetime
+    since: datetime
+    until: datetime
 
 
 def hour_of(when: datetime) -> datetime:
     return when.replace(minute=0, second=0, microsecond=0)
 
 
-def observe(sid: str, bucket: datetime, started_at: datetime, *, counted: int, calls: int) -> Observation:
-    """Return the growth of a bucket as an event; its id is derived from what the bucket has grown to."""
-    at = max(bucket, started_at)
-    external_id = f"{sid}:{bucket.isoformat()}:{calls}"
+def parts_of(bucket: datetime, stretches: Sequence[tuple[datetime, datetime | None]]) -> list[Part]:
+    """Cut an hour where one segment follows another."""
+    end = bucket + BUCKET
+    spans = [(max(started_at, bucket), min(ended_at or end, end)) for started_at, ended_at in stretches]
+    spans = [(since, until) for since, until in spans if since < until] or spans[:1]
+    return [Part(since if place else bucket, since, until) for place, (since, until) in enumerate(spans)]
+
+
+def growth(calls: Sequence[int], counted: Sequence[int]) -> list[int]:
+    """Return what each part has grown by. Together never more than the hour has: a part may have been counted before it was cut."""
+    room = max(0, sum(calls) - sum(counted))
+    grown = []
+    for now, before in zip(calls, counted, strict=True):
+        more = min(max(0, now - before), room)
+        room -= more
+        grown.append(more)
+    return grown
+
+
+def observe(sid: str, part: Part, *, calls: int, more: int) -> Observation:
+    """Return the growth of a part as an event; its id is derived from what the part has grown to."""
+    external_id = f"{sid}:{part.start.isoformat()}:{calls}"
     return Observation(
-        id=derive_id(SOURCE, external_id, at.date().isoformat()),
-        day=at.date(),
-        at=at,
+        id=derive_id(SOURCE, external_id, part.since.date().isoformat()),
+        day=part.since.date(),
+        at=part.since,
         origin="reports",
         source=SOURCE,
         external_id=external_id,
         sid=sid,
-        quantity=calls - counted,
+        quantity=more,
     )
 
 
@@ -82,33 +110,45 @@ class ReportPolling:
     async def read_round(self, *, now: datetime) -> int:
         """Read the buckets that may have grown; returns how many calls were new."""
         until = await report_store.read_until(self._pool)
-        bucket = hour_of((until or now) - self._overlap)
+        begin = until - self._overlap if until else await report_store.first_start(self._pool)
+        bucket = hour_of(begin or now)
         new = 0
         for _ in range(BUCKETS_MAX):
             if bucket > now:
                 break
             new += await self._read_bucket(bucket)
             bucket += BUCKET
-        await report_store.set_read_until(self._pool, min(bucket, now))
+        await report_store.advance(self._pool, before=until, to=min(bucket, now))
         return new
 
     async def _read_bucket(self, bucket: datetime) -> int:
-        starts: dict[str, datetime] = {}
+        stretches: dict[str, list[tuple[datetime, datetime | None]]] = {}
         for row in await report_store.stretches_by_reports(self._pool, bucket, bucket + BUCKET):
-            starts.setdefault(row["sid"], row["started_at"])
-        if not starts:
+            stretches.setdefault(row["sid"], []).append((row["started_at"], row["ended_at"]))
+        if not stretches:
             return 0
-        calls = {sid: count for sid, count in (await self._ask(bucket, bucket + BUCKET)).items() if sid in starts}
+        calls = await self._ask(bucket, bucket + BUCKET, None)
+        seen = {sid: parts_of(bucket, stretches[sid]) for sid in calls if sid in stretches}
+        answers = {sid: [calls[sid]] if len(parts) == 1 else await self._ask_parts(sid, parts) for sid, parts in seen.items()}
         await self._collector.ensure_partitions({bucket.date()})
         async with self._pool.acquire() as connection, connection.transaction():
             await report_store.lock(connection)
-            counted = await report_store.counted_calls(connection, bucket, list(calls))
-            grown = {sid: count for sid, count in calls.items() if count > counted.get(sid, 0)}
-            seen = [observe(sid, bucket, starts[sid], counted=counted.get(sid, 0), calls=count) for sid, count in grown.items()]
-            await report_store.set_counted_calls(connection, bucket, grown)
-            if seen:
-                await self._collector.collect_within(connection, seen)
-        return sum(one.quantity for one in seen)
+            counted = await report_store.counted_calls(connection, bucket, bucket + BUCKET, list(seen))
+            grown: dict[report_store.Piece, int] = {}
+            events = []
+            for sid, parts in seen.items():
+                before = [counted.get((sid, part.start), 0) for part in parts]
+                for part, had, more in zip(parts, before, growth(answers[sid], before), strict=True):
+                    if more:
+                        grown[sid, part.start] = had + more
+                        events.append(observe(sid, part, calls=had + more, more=more))
+            if events:
+                await report_store.set_counted_calls(connection, grown)
+                await self._collector.collect_within(connection, events)
+        return sum(event.quantity for event in events)
+
+    async def _ask_parts(self, sid: str, parts: Sequence[Part]) -> list[int]:
+        return [(await self._ask(part.since, part.until, sid)).get(sid, 0) for part in parts]
 
     async def split(self, due: Sequence[Due], *, now: datetime) -> tuple[list[Due], datetime | None, int]:
         """Return the segments that need not wait for reports; when (business time) the first of the waiting may close; how many wait."""

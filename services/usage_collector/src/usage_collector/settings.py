@@ -1,9 +1,9 @@
 """What the usage collector reads from its environment; no other module reads it."""
 
 from datetime import timedelta
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from billing_common.events import GATEWAY_CALLS_TOPIC
@@ -47,11 +47,19 @@ class Settings(ServiceSettings, ApimSettings):
     apim_service_name: str = Field(default="", description="set it to poll reports for products with source reports")
     reports_interval: timedelta = Field(default=timedelta(minutes=5), gt=timedelta(0), description="business time between two polls")
     reports_overlap: timedelta = Field(
-        default=timedelta(hours=3), ge=timedelta(minutes=30), description="reports trail: this much is read again"
+        default=timedelta(hours=3),
+        ge=timedelta(minutes=30),
+        description="reports trail: read again, at least lag and interval",
     )
     reports_lag: timedelta = Field(
         default=timedelta(minutes=45), ge=timedelta(0), description="a segment counted by reports waits this long"
     )
+
+    @model_validator(mode="after")
+    def _nothing_falls_between_two_polls(self) -> Self:
+        if self.reports_overlap < self.reports_lag + self.reports_interval:
+            raise ValueError("REPORTS_OVERLAP must be at least REPORTS_LAG and REPORTS_INTERVAL together: calls would never be read")
+        return self
 
     def calls_kafka(self) -> ServiceSettings:
         """Return settings whose Kafka is the one that holds the calls."""
