@@ -22,6 +22,7 @@ from billing_common.inbox import claim
 from billing_common.internal_auth import issue_token
 from billing_common.messaging import consume
 from billing_common.outbox import announce
+from billing_common.refusals import BODY_BYTES_MAX
 from billing_common.service import Service
 from billing_common.settings import ServiceSettings
 from billing_common.telemetry import LAG
@@ -166,6 +167,27 @@ async def test_the_clock_moves_through_its_door_and_only_with_the_scope(service:
     assert (await ask(service, "PUT", "/clock", "clock:write", json={"offset_seconds": 60})).json()["offset_seconds"] == 60
     assert (await ask(service, "PUT", "/clock", "clock:write", json={"offset_seconds": 10})).status_code == 409
     assert (await ask(service, "PUT", "/clock", "clock:write", json={"offset_seconds": -1})).status_code == 422
+
+
+@pytest.mark.parametrize("number", ["NaN", "1e400", "1e15", "1e11"])
+async def test_a_number_that_would_break_the_clock_is_refused_and_not_repeated(service: Service, number: str) -> None:
+    answer = await ask(service, "PUT", "/clock", "clock:write", content=f'{{"offset_seconds": {number}}}')
+    assert answer.status_code == 422
+    assert "input" not in answer.json()["detail"][0]
+    assert (await service.status())["now"].startswith(str(datetime.now(UTC).year))
+
+
+async def test_what_names_nothing_is_refused_and_no_failure_of_ours(service: Service) -> None:
+    @service.internal.get("/accounts/{account_id}")
+    async def account(account_id: str) -> bool:
+        return await service.pool.fetchval("select 1 from seen where account_id = $1", account_id) is not None
+
+    assert (await ask(service, "GET", "/accounts/a%00b")).status_code == 400
+    assert (await ask(service, "GET", "/dead-letters/0-²", "dead_letters:read")).status_code == 404
+
+
+async def test_a_body_beyond_any_use_is_refused_before_it_is_all_in_memory(service: Service) -> None:
+    assert (await ask(service, "PUT", "/clock", content=b"[" + b"0," * BODY_BYTES_MAX)).status_code == 413
 
 
 async def test_it_is_ready_when_kafka_and_postgres_answer(service: Service) -> None:

@@ -77,6 +77,7 @@ async def test_a_new_price_replaces_the_old_one_which_is_archived_and_back_again
     back = (await door.post("/v1/catalogue/apply", content=TEXT)).json()
     assert [step["action"] for step in back["steps"]] == ["reactivate", "archive"]
     assert (back["version"], await active()) == (3, ["0.15"])
+    assert (await door.get("/v1/catalogue", params={"version": 2**31})).status_code == 422
     history = (await door.get("/v1/catalogue")).json()["history"]
     assert [entry["version"] for entry in history] == [3, 2, 1]
 

@@ -83,6 +83,7 @@ async def test_reconciliation_shows_where_each_meter_is(hour: datetime, ask: Ask
         ("GET", "/v1/reconciliation", "reports:write", 403),
         ("GET", "/v1/reconciliation?subscription_id=s-1&from=2027-01-02T00:00:00Z&to=2027-01-01T00:00:00Z", "reports:read", 422),
         ("GET", "/v1/reconciliation?subscription_id=s-1&from=2027-01-02&to=soon", "reports:read", 422),
+        ("GET", "/v1/reconciliation?subscription_id=s-1&from=0001-01-01T00:00:00%2B14:00&to=0001-01-02T00:00:00Z", "reports:read", 422),
         ("GET", "/metrics", "none", 200),
     ],
 )

@@ -85,6 +85,7 @@ async def test_held_suspensions_are_shown_and_approved(service: Service, pool: a
     held = [one["subscription_id"] for one in (await http.get("/v1/suspensions")).json()["held"]]
     assert len(held) == 2
     assert [note.split(" ")[0] for note in (await http.get("/status")).json()["notes"]] == ["2"]
+    assert (await http.post("/v1/suspensions/approve", json={"subscription_id": held[0]})).status_code == 422  # a slip approves nothing
     assert (await http.post("/v1/suspensions/approve", json={"subscription_ids": held[:1]})).json() == {"approved": held[:1]}
     assert (await http.post("/v1/suspensions/approve")).json() == {"approved": held[1:]}
     await rested(pool)

@@ -102,7 +102,7 @@ class DeadLetters:
     async def get(self, letter_id: str) -> DeadLetter:
         """Return one. Raises DeadLetterNotFoundError."""
         _, _, offset = letter_id.partition("-")
-        if not offset.isdigit():
+        if not (offset.isascii() and offset.isdigit()):
             raise DeadLetterNotFoundError(letter_id)
         for letter in await self.page(limit=1, before=int(offset) + 1):
             if letter.id == letter_id:

@@ -14,6 +14,8 @@ from billing_common.internal_auth import Caller, require_scope
 if TYPE_CHECKING:
     from billing_common.service import Service
 
+OFFSET_SECONDS_MAX = 100 * 366 * 86400  # beyond this a mistyped number would end the calendar, and no clock goes back
+
 
 def install_doors(service: "Service") -> None:
     """Add them to the service's internal app; the public app gets the two health doors only."""
@@ -47,7 +49,9 @@ def _add_clock(app: FastAPI, service: "Service") -> None:
         return await service.status()
 
     @app.put("/clock", dependencies=[Depends(require_scope("clock:write"))])
-    async def move_clock(offset_seconds: Annotated[float, Body(embed=True, ge=0)]) -> dict[str, Any]:
+    async def move_clock(
+        offset_seconds: Annotated[float, Body(embed=True, ge=0, le=OFFSET_SECONDS_MAX, allow_inf_nan=False)],
+    ) -> dict[str, Any]:
         if not service.clock.offset_allowed:
             raise HTTPException(403, "this service runs on wall time: CLOCK_OFFSET_ALLOWED is off")
         try:

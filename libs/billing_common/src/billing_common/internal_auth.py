@@ -33,7 +33,7 @@ def read_token(keys: Sequence[str], token: str) -> Caller | None:
             claims = jwt.decode(token, key, algorithms=["HS256"], audience=AUDIENCE, options={"require": ["exp", "iat", "sub", "scope"]})
         except jwt.PyJWTError:
             continue
-        if claims["exp"] - claims["iat"] <= LIFETIME.total_seconds():
+        if claims["exp"] - claims["iat"] <= LIFETIME.total_seconds() and isinstance(claims["scope"], str):
             return Caller(name=claims["sub"], scopes=frozenset(claims["scope"].split()))
     return None
 

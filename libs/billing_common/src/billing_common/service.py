@@ -29,6 +29,7 @@ from billing_common.doors import install_doors
 from billing_common.inbox import forget_old_claims
 from billing_common.messaging import PauseOrPark, check_context
 from billing_common.outbox import Relay
+from billing_common.refusals import BODY_BYTES_MAX, install_refusals
 from billing_common.settings import ServiceSettings
 from billing_common.telemetry import LOOP_FAILURES, READY, configure_logging, describe
 
@@ -53,7 +54,7 @@ class Service:
         self.settings = settings
         self.migrations = migrations
         self.public = FastAPI(title=name, openapi_url=None, docs_url=None, redoc_url=None) if public else None
-        self.internal = FastAPI(title=f"{name} (internal)", docs_url=None, redoc_url=None)
+        self.internal = FastAPI(title=f"{name} (internal)", docs_url=None, redoc_url=None, max_body_size=BODY_BYTES_MAX)
         self.broker = KafkaBroker(
             **kafka_settings.faststream_arguments(settings),
             middlewares=[PauseOrPark],
@@ -79,6 +80,8 @@ class Service:
         self._broker_started = False
         self._watcher: AIOKafkaConsumer
         self._clients_started: list[AIOKafkaProducer | AIOKafkaConsumer] = []
+        for app in self.apps:
+            install_refusals(app)
         install_doors(self)
 
     # --- what app.py calls -----------------------------------------------------------------------------------------------

@@ -6,10 +6,11 @@ from typing import Any
 
 from billing_common.catalogue import Product
 from billing_common.events import SubscriptionCreated, SubscriptionDeleted, SubscriptionRequested, derive_id
-from billing_common.rating import Facts, Line, Period, rate
+from billing_common.rating import ADDED_TO_DRAFT, Facts, Line, Period, rate
 from checkout.store import Subscription
 from checkout.store_catalogue import Version
 
+VERSION_MAX = 2**31 - 1  # what the column of the version takes
 _STATES = {"canceled": "ended", "incomplete_expired": "ended", "incomplete": "requested"}
 
 
@@ -162,7 +163,7 @@ def free_deleted(subscription: Subscription, *, cause_id: str, at: datetime) -> 
 
 
 def spend_adjustments(version: Version, subscription: Subscription, *, period: Period, totals: dict[str, int]) -> list[Line]:
-    """Return the lines that Stripe's prices cannot express: packages charged at least, minimum and maximum spend."""
+    """Return the lines that Stripe's prices cannot express: rounding to blocks, packages at least, minimum and maximum spend."""
     catalogue = version.catalogue
     product = catalogue.product(subscription.product_id)
     usage = {meter: quantity for meter, quantity in totals.items() if meter in product.meter_ids()}
@@ -170,4 +171,4 @@ def spend_adjustments(version: Version, subscription: Subscription, *, period: P
     trial_end = started_at + timedelta(days=product.trial_days) if product.trial_days else None
     facts = Facts(started_at=started_at, trial_end=trial_end, currency=subscription.currency)
     rated = rate(catalogue, product, period=period, usage=usage, facts=facts)
-    return [line for line in rated.lines if line.component in {"minimum", "maximum"} and line.amount_minor]
+    return [line for line in rated.lines if line.component in ADDED_TO_DRAFT and line.amount_minor]

@@ -30,7 +30,7 @@ class QuoteRequest(Body):
     currency: str | None = Field(default=None, pattern="^[a-z]{3}$")
     start: AwareDatetime | None = Field(default=None, alias="from")
     end: AwareDatetime | None = Field(default=None, alias="to")
-    catalogue_version: int | None = Field(default=None, ge=1)
+    catalogue_version: int | None = Field(default=None, ge=1, le=domain.VERSION_MAX)
 
     @model_validator(mode="after")
     def _one_kind_of_usage(self) -> "QuoteRequest":
@@ -50,7 +50,7 @@ class SessionRequest(Body):
     success_url: HttpUrl
     cancel_url: HttpUrl
     currency: str | None = Field(default=None, pattern="^[a-z]{3}$")
-    catalogue_version: int | None = Field(default=None, ge=1)
+    catalogue_version: int | None = Field(default=None, ge=1, le=domain.VERSION_MAX)
 
 
 class PortalRequest(Body):

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, Query, Request
 
 from billing_common.catalogue import Catalogue
 from billing_common.internal_auth import Caller, require_scope
-from checkout import applying, store_catalogue
+from checkout import applying, domain, store_catalogue
 from checkout.domain import RefusedError
 from checkout.plan import Plan
 
@@ -50,7 +50,7 @@ async def apply(
 
 
 @router.get("/v1/catalogue", dependencies=[Depends(require_scope("catalogue:read"))])
-async def show(request: Request, version: Annotated[int | None, Query(ge=1)] = None) -> dict[str, Any]:
+async def show(request: Request, version: Annotated[int | None, Query(ge=1, le=domain.VERSION_MAX)] = None) -> dict[str, Any]:
     """Return an applied version, the latest unless one is named, and who applied what before."""
     pool = request.app.state.pool
     found = await (store_catalogue.get(pool, version) if version else store_catalogue.latest(pool))

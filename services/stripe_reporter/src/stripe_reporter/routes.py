@@ -75,7 +75,10 @@ async def reconciliation(
     end: Annotated[AwareDatetime, Query(alias="to")],
 ) -> Reconciliation:
     """Compare windows, ledger and Stripe's summaries for one subscription and range."""
-    start, end = full_minutes(start, end)
+    try:
+        start, end = full_minutes(start, end)
+    except OverflowError:  # the first or last day of the calendar, in another zone
+        end = start
     if not 0 < (end - start).total_seconds() <= RANGE_MAX_DAYS * 86400:
         raise HTTPException(422, f"`to` must be after `from`, by at most {RANGE_MAX_DAYS} days")
     async with request.app.state.pool.acquire() as connection:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import structlog
 from fastapi import APIRouter, Depends, HTTPException, Query, Request
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from billing_common.internal_auth import Caller, require_scope
 from subscription_enforcer import store
@@ -54,7 +54,9 @@ class HeldSuspensions(BaseModel):
 
 
 class Approval(BaseModel):
-    """Which held suspensions may happen; all when none is named."""
+    """Which held suspensions may happen; all when none is named, so a mistyped name must not pass for none."""
+
+    model_config = ConfigDict(extra="forbid")
 
     subscription_ids: list[str] | None = Field(default=None, max_length=10_000)
 
