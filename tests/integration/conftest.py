@@ -1,6 +1,5 @@
 """One running stack for all integration tests of this folder, and the services' last words when one fails."""
 
-import asyncio
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -17,7 +16,7 @@ import json
 from embedded_servers import places
 from turnpike_cli.catalogue_commands import MODELS_FILE
 from turnpike_cli.doors import Doors
-from turnpike_cli.parts import PARTS, SERVICE_NAMES
+from turnpike_cli.parts import SERVICE_NAMES
 from turnpike_cli.stack import Stack
 from whole_system import World, reserve_ports
 
@@ -64,9 +63,7 @@ async def _everything_in_order(request: pytest.FixtureRequest) -> AsyncIterator[
     if "world" not in request.fixturenames:
         return
     world: World = request.getfixturevalue("world")
-    for part in PARTS:
-        if not world.stack.is_running(part.name):
-            await asyncio.to_thread(world.stack.restart, part.name)
+    await world.revive()
     await world.webhooks()
     for sandbox in ("sandbox_stripe", "sandbox_apim"):
         await world.doors.ask(sandbox, "DELETE", "/_sandbox/faults")

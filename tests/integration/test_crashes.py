@@ -10,7 +10,7 @@ from turnpike_cli.clock import Step
 from turnpike_cli.parts import SERVICE_NAMES
 from whole_system import Customer, World
 
-pytestmark = [pytest.mark.xdist_group("stack"), pytest.mark.timeout(280)]
+pytestmark = [pytest.mark.xdist_group("stack"), pytest.mark.timeout(420)]
 QUANTITY = 30_000
 CALL_PAUSE_SECONDS = 0.1  # with two calls a round: far below the rate of every plan used here
 
@@ -64,7 +64,7 @@ async def end_the_month_with_kills(world: World, victims: list[str]) -> None:
         if waiting and (not revivals or revivals[-1].done()):
             name = waiting.pop(0)
             world.stack.kill(name)
-            revivals.append(asyncio.create_task(world.revive(name)))
+            revivals.append(asyncio.create_task(world.revive()))
 
     await world.end_the_month(on_step=kill_next)
     await asyncio.gather(*revivals)
@@ -79,12 +79,11 @@ async def test_each_service_killed_while_people_join_call_and_pay_loses_nothing_
         checkout = await late.order(offer)
         await world.crash("webhook_ingress")  # the payment's webhooks find nobody
         await late.pay(checkout)
-        await world.revive("webhook_ingress")
+        await world.revive()
         for name in ("delegation_gateway", "checkout", "usage_collector"):
             await world.crash(name)
         await asyncio.sleep(0.3)  # usage comes in that nobody takes
-        for name in ("delegation_gateway", "checkout", "usage_collector"):
-            await world.revive(name)
+        await world.revive()
         standard = await world.welcome(late)
     await standard.person.call_many(world.http, 30, failing=3)
     await end_the_month_with_kills(world, ["stripe_reporter", "subscription_enforcer", "webhook_ingress"])
@@ -97,11 +96,11 @@ async def test_kafka_and_postgres_killed_in_mid_story_lose_nothing_and_count_not
     async with traffic(world, [payg], [enterprise]):
         await world.crash("kafka")
         await late.pay(await late.order(offer))
-        await world.revive("kafka")
+        await world.revive()
         standard = await world.welcome(late)
         await world.crash("postgres")
         await asyncio.sleep(0.5)  # usage comes in that nobody can store
-        await world.revive("postgres")
+        await world.revive()
     await standard.person.call_many(world.http, 30, failing=3)
     await end_the_month_with_kills(world, ["kafka", "postgres"])
     await check_totals(world, [payg, enterprise, standard])

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
+from threading import Lock
 from typing import Any, TypeVar
 
 import httpx
@@ -30,7 +31,7 @@ from turnpike_cli.story.people import Consumer, Places, send_quantities
 from turnpike_cli.story.stripe_view import StripeView
 
 T = TypeVar("T")
-WAIT_SECONDS = 30.0
+WAIT_SECONDS = 60.0
 FIRST_PORT = 10_000  # below the range from which the system takes ports for outgoing connections
 AFTER_MIDNIGHT = timedelta(hours=3)  # invoices are drafts for an hour
 
@@ -97,6 +98,7 @@ class World:
         )
         self._names = count(1)
         self._browsers: list[Browser] = []
+        self._starting = Lock()
 
     # --- people ------------------------------------------------------------------------------------------------------------
 
@@ -191,8 +193,13 @@ class World:
         self.stack.kill(name)
         assert not self.stack.is_running(name)
 
-    async def revive(self, name: str) -> None:
-        await asyncio.to_thread(self.stack.restart, name)
+    async def revive(self) -> None:
+        """Start whatever was killed, all of it at once, at its old ports, and wait until it is ready."""
+        await asyncio.to_thread(self._start)
+
+    def _start(self) -> None:
+        with self._starting:  # a test that failed may have left one at work
+            self.stack.start()
 
     async def fault(self, sandbox: str, *, method: str, path: str, times: int, **what: Any) -> None:
         body = {"match": {"method": method, "path_prefix": path}, "times": times, **what}
