@@ -67,7 +67,7 @@ BROKEN = [
     (catalogue_text(METERED, METERED), "$.products[0].id", "used by two products"),
     (catalogue_text(changed(amount="-1")), "$.products[0].price.usage[0].amount", "out of range"),
     (catalogue_text(changed(amount="0.1", per=3)), "$.products[0].price.usage[0].amount", "decimals of the minor unit"),
-    (catalogue_text(changed(meter="cals")), "$.products[0]", 'Did you mean "calls"?'),
+    (catalogue_text(changed(meter="cals")), "$.products[0].price.usage[0].meter", 'Did you mean "calls"?'),
     (catalogue_text(METERED, currency="usx"), "$.currency", "not a currency"),
     (catalogue_text(METERED | {"currency": "eurr"}), "$.products[0].currency", 'Did you mean "eur"?'),
     (catalogue_text(changed(amount=None)), "$.products[0].price.usage[0]", 'either "amount" or "tiers"'),
@@ -95,7 +95,7 @@ BROKEN = [
     (catalogue_text(METERED, meters=CALLS | {"bytes": {"name": "Bytes"}}), "$.meters.bytes", "no product uses"),
     (catalogue_text(METERED | {"on_end": "free"}), "$.products[0].on_end", "no product of the model Free"),
     (catalogue_text(METERED | {"model": "Tier", "price": {"base": "9.999"}}), "$.products[0].price.base", "too precise"),
-    (catalogue_text(METERED | {"model": "Tier", "price": {"base": "9.99"}}), "$.products[0]", "needs a quota"),
+    (catalogue_text(METERED | {"model": "Tier", "price": {"base": "9.99"}}), "$.products[0].quota", "needs a quota"),
     (catalogue_text(METERED | {"currencies": {"jpy": {"base": "10"}}}), "$.products[0].currencies.jpy", "same parts"),
 ]
 

@@ -4,6 +4,7 @@ from typing import Any, Literal, Self
 
 from pydantic import ConfigDict, Field, ValidationError
 
+from billing_common.catalogue_mending import mend
 from billing_common.catalogue_model import METER_ID_PATTERN, Meter, Part, Price, PricingModel, Product, UsagePrice
 from billing_common.catalogue_problems import CatalogueError, Problem, Problems, add_validation_problems, did_you_mean
 from billing_common.catalogue_rules import check
@@ -51,8 +52,12 @@ class Catalogue(Part):
         problems = Problems(source)
         for path in source.repeated:
             problems.add(path, f'the name "{path[-1]}" stands here twice', "one of the two")
-        document = upgrade_document(source.value, problems) if isinstance(source.value, list) else source.value
-        problems.raise_if_any()
+        if isinstance(source.value, list):
+            document = upgrade_document(source.value, problems)
+            problems.raise_if_any()
+            problems.read_from_array()
+        else:
+            document = source.value
         return cls._validate(document, problems)
 
     @classmethod
@@ -66,11 +71,20 @@ class Catalogue(Part):
             catalogue = cls.model_validate(document)
         except ValidationError as error:
             add_validation_problems(problems, error, cls)
+            cls._check_rest(document, problems)
             problems.raise_if_any()
             raise  # not reached: a validation error has at least one entry
-        check(catalogue, problems)
+        check(catalogue, dict(enumerate(catalogue.products)), problems)
         problems.raise_if_any()
         return catalogue
+
+    @classmethod
+    def _check_rest(cls, document: Any, problems: Problems) -> None:
+        """Look for what else is wrong beside the broken fields, so that a person repairs the file once."""
+        rest = mend(document)
+        problems.hide(rest.gone)
+        catalogue = cls.model_construct(version=1, currency=rest.currency, meters=rest.meters, products=tuple(rest.products.values()))
+        check(catalogue, rest.products, problems, mentioned=rest.mentioned)
 
     def document(self) -> dict[str, Any]:
         """Return the catalogue as plain JSON, amounts as text; `from_document` reads it."""

@@ -5,15 +5,21 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
+from billing_common.catalogue_notation import EXAMPLE, discounts_of
 from billing_common.money import plain
 
 PRODUCT_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"  # what the developer portal, APIM, Stripe and a URL all take as it is
 METER_ID_PATTERN = r"^[a-z][a-z0-9_]{0,31}$"
 
-PricingModel = Literal["Free", "Freemium", "Metered", "Tier", "TierWithOverage", "Unit", "Volume", "Graduated", "Hybrid"]
+PricingModel = Literal["Free", "Freemium", "Metered", "Tier", "TierWithOverage", "Unit", "Volume", "Graduated", "VolumeDiscount", "Hybrid"]
 Interval = Literal["month", "year"]
 Source = Literal["stream", "ingest", "reports"]
 BlockRounding = Literal["exact", "started", "completed"]
+
+
+def meter_event_name(product_id: str, meter_id: str) -> str:
+    """Return the event name of a product's meter at Stripe."""
+    return f"turnpike_{product_id}_{meter_id}"
 
 
 def _decimal(value: Any) -> Any:
@@ -102,6 +108,9 @@ class VolumeDiscount(Part):
     percent: Annotated[Decimal, BeforeValidator(_decimal), Field(ge=0, le=100)] = Field(description="discount on the standard amount")
 
 
+Discounts = Annotated[tuple[VolumeDiscount, ...], BeforeValidator(discounts_of, json_schema_input_type=str | tuple[VolumeDiscount, ...])]
+
+
 class UsagePrice(Part):
     """What usage of one meter costs, in arrears."""
 
@@ -110,13 +119,16 @@ class UsagePrice(Part):
     per: Count = Field(default=1, description="units the amount is for: 100 for a price per 100 calls")
     included: int = Field(default=0, ge=0, le=10**15, description="units of each period that cost nothing; never prorated")
     rounding: BlockRounding = Field(
-        default="exact", description="exact: pro rata per unit; started: each started block of `per` units; completed: only full blocks"
+        default="exact",
+        description="exact: pro rata per unit; started: each started block of `per` units beyond what is included; completed: full ones",
     )
     tiers: tuple[Tier, ...] = Field(default=(), max_length=1000, description="instead of amount: one rate per slice")
     mode: Literal["graduated", "volume"] = Field(
         default="graduated", description="graduated: each slice at its own rate; volume: the whole quantity at the rate of its tier"
     )
-    discounts: tuple[VolumeDiscount, ...] = Field(default=(), max_length=100, description="volume discounts on `amount`; they become tiers")
+    discounts: Discounts = Field(
+        default=(), max_length=100, description=f"volume discounts on `amount`, which become tiers: entries, or a text such as {EXAMPLE}"
+    )
 
 
 class UnitPrice(Part):
@@ -131,7 +143,7 @@ class UnitPrice(Part):
 class Price(Part):
     """All that is charged for a product in one currency."""
 
-    base: Amount | None = Field(default=None, description="base fee of each interval, paid in advance, prorated by the second")
+    base: Amount | None = Field(default=None, description="base fee of each interval, paid in advance; see policies.proration")
     setup: Amount | None = Field(default=None, description="one-off fee on the first invoice")
     usage: tuple[UsagePrice, ...] = Field(default=(), max_length=18, description="price of each meter, paid in arrears")
     unit: UnitPrice | None = Field(default=None, description="packages of usage, paid in arrears")

@@ -5,6 +5,7 @@ import re
 import types
 from collections.abc import Iterable
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
@@ -39,11 +40,24 @@ class Problems:
 
     def __init__(self, source: Source) -> None:
         self._source = source
+        self._hidden: frozenset[Path] = frozenset()
+        self._array = False
         self.found: list[Problem] = []
 
     def add(self, path: Path, message: str, allowed: str = "") -> None:
-        """Note a problem at a path."""
-        self.found.append(Problem(json_path(path), self._source.line_of(path), message, allowed))
+        """Note a problem at a path, unless it only follows from one that is noted there already."""
+        if any(path[: len(gone)] == gone or gone[: len(path)] == path for gone in self._hidden):
+            return
+        place = path[1:] if self._array and path[:1] == ("products",) else path
+        self.found.append(Problem(json_path(place), self._source.line_of(place), message, allowed))
+
+    def hide(self, paths: Iterable[Path]) -> None:
+        """Note no more problems at, inside or around these paths."""
+        self._hidden = frozenset(paths)
+
+    def read_from_array(self) -> None:
+        """From now on paths are those of the upgraded document: a product's is that of its entry in the older array."""
+        self._array = True
 
     def raise_if_any(self) -> None:
         if self.found:
@@ -70,51 +84,67 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f' Did you mean "{by_lower[nearest[0]]}"?' if nearest else ""
 
 
-def add_validation_problems(problems: Problems, error: ValidationError, root: type[BaseModel]) -> None:
-    """Turn pydantic's errors into problems that name what is allowed."""
+def add_validation_problems(problems: Problems, error: ValidationError, root: type[BaseModel], *, depth: int = 0) -> None:
+    """Turn pydantic's errors into problems that name what is allowed. `root` stands `depth` steps inside the document."""
     entries = error.errors(include_url=False)
     for entry in entries:
         path: Path = tuple(entry["loc"])
         if entry["type"] == "too_short" and any(other["loc"][: len(path)] == path for other in entries if other is not entry):
             continue  # pydantic counts only the valid items: what is wrong with the others is said already
-        message, allowed = _explain(entry, _fields_at(root, path[:-1]))
+        message, allowed = _explain(entry, _model_at(root, path[depth:-1]))
         problems.add(path, message, allowed)
 
 
-def _explain(entry: Any, siblings: list[str]) -> tuple[str, str]:
+def _explain(entry: Any, model: Any) -> tuple[str, str]:
     context = entry.get("ctx", {})
     kind, given = entry["type"], entry["input"]
     name = str(entry["loc"][-1]) if entry["loc"] else ""
     shown = (
         f'"{str(given)[:60]}"'
-        if isinstance(given, str | int) and not isinstance(given, bool)
+        if isinstance(given, str | int | Decimal) and not isinstance(given, bool)
         else f"a value of type {type(given).__name__}"
     )
-    allowed = entry["msg"].removeprefix("Input should be ")
-    explained = (f"{shown} does not fit", allowed)
+    limit = entry["msg"].removeprefix("Input should be ")
+    explained = (f"{shown} does not fit", limit)
     match kind:
         case "extra_forbidden":
-            explained = f'"{name[:60]}" is not a known field.{did_you_mean(name, siblings)}', ", ".join(siblings)
+            explained = _unknown_field(name, _names(model))
         case "missing":
-            explained = f'the field "{name}" is missing', ""
+            explained = (f'the field "{name}" is missing', _meaning(model, name))
         case "literal_error":
             expected = re.findall(r"'([^']*)'", context["expected"]) or [context["expected"]]
-            explained = f"{shown} is not allowed.{did_you_mean(str(given), expected)}", ", ".join(expected)
+            explained = (f"{shown} is not allowed.{did_you_mean(str(given), expected)}", ", ".join(expected))
         case "string_pattern_mismatch":
-            explained = f"{shown} has characters that are not allowed", f"text that matches {context['pattern']}"
+            explained = (f"{shown} has characters that are not allowed", f"text that matches {context['pattern']}")
         case "greater_than_equal" | "greater_than" | "less_than_equal" | "less_than":
-            explained = f"{shown if isinstance(given, str | int) else given} is out of range", allowed
+            explained = (f"{shown} is out of range", limit)
+        case "too_long":
+            explained = (f"there are {context['actual_length']} entries, more than Stripe takes", f"at most {context['max_length']}")
         case "value_error":
-            explained = str(context["error"]), ""
+            explained = (str(context["error"]), _meaning(model, name))
     return explained
 
 
-def _fields_at(model: type[BaseModel], path: Path) -> list[str]:
-    """Return the fields of the object at the path, following models, tuples and maps."""
+def _unknown_field(name: str, siblings: list[str]) -> tuple[str, str]:
+    if name in {"interval", "recurring"} and "interval" not in siblings:
+        return f'"{name}" stands beside the product\'s own: mixed intervals cannot be billed', 'one "interval" in each product'
+    return f'"{name[:60]}" is not a known field.{did_you_mean(name, siblings)}', ", ".join(siblings)
+
+
+def _meaning(model: Any, name: str) -> str:
+    """Return what a field is for: what is allowed there, in words."""
+    for field_name, field in model.model_fields.items() if _is_model(model) else ():
+        if name in (field_name, field.alias):
+            return field.description or name
+    return name
+
+
+def _model_at(model: type[BaseModel], path: Path) -> Any:
+    """Return the model of the object at the path, following models, tuples and maps."""
     current: Any = model
     for part in path:
         current = _step(current, part)
-    return _names(current) if _is_model(current) else []
+    return current
 
 
 def _step(current: Any, part: str | int) -> Any:
@@ -139,4 +169,6 @@ def _is_model(annotation: Any) -> bool:
 
 
 def _names(model: Any) -> list[str]:
+    if not _is_model(model):
+        return []
     return [field.alias or name for name, field in model.model_fields.items()]

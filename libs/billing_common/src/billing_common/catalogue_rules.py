@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
-from billing_common.catalogue_model import METER_ID_PATTERN, Price, Product, UsagePrice
+from billing_common.catalogue_model import METER_ID_PATTERN, Price, Product, UsagePrice, meter_event_name
+from billing_common.catalogue_notation import EXAMPLE
 from billing_common.catalogue_problems import Problems, did_you_mean
 from billing_common.catalogue_source import Path
+from billing_common.catalogue_tiers import has_slices
 from billing_common.money import CURRENCIES, UNIT_AMOUNT_DECIMALS, exponent, plain, to_minor
 
 if TYPE_CHECKING:
     from billing_common.catalogue import Catalogue
+
+EVENT_NAME_MAX = 100  # of a meter at Stripe
 
 # model -> parts of the price it must have, parts it may have
 SHAPES: dict[str, tuple[frozenset[str], frozenset[str]]] = {
@@ -25,24 +30,25 @@ SHAPES: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "Unit": (frozenset({"unit"}), frozenset({"base", "setup", "maximum"})),
     "Volume": (frozenset({"usage"}), frozenset({"base", "setup", "minimum", "maximum"})),
     "Graduated": (frozenset({"usage"}), frozenset({"base", "setup", "minimum", "maximum"})),
+    "VolumeDiscount": (frozenset({"usage"}), frozenset({"base", "setup", "minimum", "maximum"})),
     "Hybrid": (frozenset(), frozenset({"base", "usage", "unit", "setup", "minimum", "maximum"})),
 }
 
 
-def check(catalogue: Catalogue, problems: Problems) -> None:
-    """Note everything in `problems` that keeps the catalogue from being sold."""
+def check(catalogue: Catalogue, products: Mapping[int, Product], problems: Problems, *, mentioned: Collection[str] = frozenset()) -> None:
+    """Note everything in `problems` that keeps the catalogue from being sold. `products` by their place in the file."""
     _check_currency(catalogue.currency, ("currency",), problems)
     for meter_id in catalogue.meters:
         if not re.match(METER_ID_PATTERN, meter_id):
             problems.add(("meters", meter_id), f'the meter id "{meter_id[:40]}" is not allowed', f"text that matches {METER_ID_PATTERN}")
-    repeated = [product_id for product_id, count in Counter(product.id.lower() for product in catalogue.products).items() if count > 1]
-    for index, product in enumerate(catalogue.products):
+    repeated = [product_id for product_id, count in Counter(product.id.lower() for product in products.values()).items() if count > 1]
+    for index, product in products.items():
         path = ("products", index)
         if product.id.lower() in repeated:
             problems.add((*path, "id"), f'the id "{product.id}" is used by two products (APIM ignores case)', "an id of its own")
         _check_product(catalogue, product, path, problems)
-    used = {meter for product in catalogue.products for meter in product.meter_ids()}
-    for meter_id in catalogue.meters.keys() - used:
+    used = {meter for product in products.values() for meter in product.meter_ids()}.union(mentioned)
+    for meter_id in sorted(catalogue.meters.keys() - used):
         problems.add(("meters", meter_id), f'no product uses the meter "{meter_id}"', "meters that a price or a quota names")
 
 
@@ -52,39 +58,56 @@ def _check_product(catalogue: Catalogue, product: Product, path: Path, problems:
         problems.add((*path, "trial_days"), "a trial cannot be combined with calendar billing", allowed)
     if product.on_end == "free" and not any(other.is_free for other in catalogue.products):
         problems.add((*path, "on_end"), 'on_end is "free" but the catalogue has no product of the model Free', "cancel")
-    for meter_id in product.meter_ids():
-        _check_meter(catalogue, product, meter_id, path, problems)
-    prices: list[tuple[Path, str, Price]] = []
-    if product.price is not None:
-        prices.append(((*path, "price"), catalogue.currency_of(product), product.price))
-    prices += [((*path, "currencies", code), code, price) for code, price in product.currencies.items()]
     _check_shape(product, path, problems)
-    for at, code, price in prices:
+    if product.quota:
+        _check_meter(catalogue, product, product.quota.meter, (*path, "quota", "meter"), problems)
+    for at, code, price in _prices(catalogue, product, path):
+        for place, meter_id in _meters(price, at):
+            _check_meter(catalogue, product, meter_id, place, problems)
         if code != catalogue.currency:
-            _check_currency(code, at if code in product.currencies else (*path, "currency"), problems)
+            _check_currency(code, at if at[-1] != "price" else (*path, "currency"), problems)
+        if at[-1] != "price" and code == catalogue.currency_of(product):
+            problems.add(at, f'"{code}" is the currency of "price" already', "further currencies")
         if code in CURRENCIES:
             _check_price(product, price, code, at, problems)
         if product.price is not None and _parts(price) != _parts(product.price):
-            problems.add(
-                at, "the prices of one product must have the same parts in every currency", ", ".join(sorted(_parts(product.price)))
-            )
+            allowed = ", ".join(sorted(_parts(product.price)))
+            problems.add(at, "the prices of one product must have the same parts in every currency", allowed)
+
+
+def _prices(catalogue: Catalogue, product: Product, path: Path) -> Iterable[tuple[Path, str, Price]]:
+    if product.price is not None:
+        yield (*path, "price"), catalogue.currency_of(product), product.price
+    for code, price in product.currencies.items():
+        yield (*path, "currencies", code), code, price
+
+
+def _meters(price: Price, path: Path) -> Iterable[tuple[Path, str]]:
+    for index, usage in enumerate(price.usage):
+        yield (*path, "usage", index, "meter"), usage.meter
+    if price.unit:
+        yield (*path, "unit", "meter"), price.unit.meter
 
 
 def _check_meter(catalogue: Catalogue, product: Product, meter_id: str, path: Path, problems: Problems) -> None:
     meter = catalogue.meters.get(meter_id)
     if meter is None:
-        known = ", ".join(catalogue.meters)
-        problems.add(
-            path, f'the product "{product.id}" uses the unknown meter "{meter_id}".{did_you_mean(meter_id, catalogue.meters)}', known
-        )
-    elif product.source == "reports" and (meter.counts.statuses != ("2xx",) or meter.weights or meter.weight != 1 or meter.property_name):
+        known = ", ".join(catalogue.meters) or "none: the file has no meters"
+        hint = did_you_mean(meter_id, catalogue.meters)
+        problems.add(path, f'the product "{product.id}" uses the unknown meter "{meter_id[:40]}".{hint}', known)
+        return
+    if product.source == "reports" and (meter.counts.statuses != ("2xx",) or meter.weights or meter.weight != 1 or meter.property_name):
         allowed = 'the sources "stream" and "ingest"'
-        problems.add((*path, "source"), "APIM's reports know only successful calls: this meter has filters or weights", allowed)
+        problems.add((*path[:2], "source"), "APIM's reports know only successful calls: this meter has filters or weights", allowed)
+    name = meter_event_name(product.id, meter_id)
+    if len(name) > EVENT_NAME_MAX:
+        allowed = f"{EVENT_NAME_MAX - len(name) + len(product.id)} characters with this meter"
+        problems.add((*path[:2], "id"), f'Stripe refuses the meter name "{name}": it has {len(name)} characters', allowed)
 
 
 def _check_currency(code: str, path: Path, problems: Problems) -> None:
     if code not in CURRENCIES:
-        message = f'"{code[:10]}" is not a currency that Stripe charges in.{did_you_mean(code, CURRENCIES)}'
+        message = f'"{code[:10]}" is not a currency that Stripe charges in.{did_you_mean(code, sorted(CURRENCIES))}'
         problems.add(path, message, "ISO 4217 codes in lower case, for example usd, eur, jpy")
 
 
@@ -105,7 +128,7 @@ def _check_shape(product: Product, path: Path, problems: Problems) -> None:
     if product.model == "Hybrid" and not given:
         problems.add((*path, "price"), "the model Hybrid needs at least one part in its price", allowed)
     if product.model == "Tier" and product.quota is None:
-        problems.add(path, 'the model Tier needs a quota: without one the fee buys everything. Did you mean "Hybrid"?', "quota")
+        problems.add((*path, "quota"), 'the model Tier needs a quota: without one the fee buys everything. Did you mean "Hybrid"?', "quota")
 
 
 def _check_price(product: Product, price: Price, currency: str, path: Path, problems: Problems) -> None:
@@ -136,9 +159,8 @@ def _check_usage(product: Product, usage: UsagePrice, path: Path, problems: Prob
         problems.add(path, f'the model {product.model} needs "included"', "the units that cost nothing, 1 or more")
     if product.model == "Volume" and usage.mode != "volume":
         problems.add((*path, "mode"), "the model Volume charges the whole quantity at one rate", '"mode": "volume"')
-    if usage.rounding != "exact" and (usage.included or usage.tiers or usage.discounts):
-        allowed = '"exact", or a price without included units, tiers and discounts'
-        problems.add((*path, "rounding"), "Stripe cannot round to blocks in a price with slices", allowed)
+    if product.model == "VolumeDiscount" and not usage.discounts:
+        problems.add((*path, "discounts"), "the model VolumeDiscount needs discounts", f"entries, or a text such as {EXAMPLE}")
     if usage.tiers and (usage.included or usage.discounts):
         problems.add((*path, "tiers"), 'tiers stand alone: no "included" and no "discounts" beside them', "a first tier with the amount 0")
     for name in ("tiers", "discounts"):
@@ -163,7 +185,7 @@ def _check_rates(usage: UsagePrice, currency: str, path: Path, problems: Problem
     amounts = [((*path, "amount"), usage.amount)] if usage.amount is not None else []
     amounts += [((*path, "tiers", index, "amount"), tier.amount) for index, tier in enumerate(usage.tiers)]
     for at, amount in amounts:
-        _check_precision(to_minor(amount, currency), 1 if usage.rounding != "exact" else usage.per, at, problems)
+        _check_precision(to_minor(amount, currency), 1 if usage.rounding != "exact" and not has_slices(usage) else usage.per, at, problems)
     for index, tier in enumerate(usage.tiers):
         _check_whole(tier.flat, currency, (*path, "tiers", index, "flat"), problems)
     for index, discount in enumerate(usage.discounts if usage.amount is not None else ()):

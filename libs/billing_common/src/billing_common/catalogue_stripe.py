@@ -7,8 +7,11 @@ from decimal import Decimal
 from typing import Any
 
 from billing_common.catalogue import Catalogue, Price, Product, UsagePrice
-from billing_common.catalogue_tiers import Slice, slices_of, unit_rate
+from billing_common.catalogue_model import meter_event_name
+from billing_common.catalogue_tiers import Slice, has_slices, slices_of, unit_rate
 from billing_common.money import plain, round_half_up, to_minor
+
+__all__ = ["DesiredMeter", "DesiredPrice", "DesiredProduct", "desired_products", "meter_event_name", "stripe_product_id"]
 
 
 @dataclass(frozen=True)
@@ -87,11 +90,6 @@ def stripe_product_id(product_id: str) -> str:
     return f"turnpike_{product_id}"
 
 
-def meter_event_name(product_id: str, meter_id: str) -> str:
-    """Return the event name of a product's meter."""
-    return f"turnpike_{product_id}_{meter_id}"
-
-
 def desired_products(catalogue: Catalogue) -> tuple[DesiredProduct, ...]:
     """Return everything that should be at Stripe. A free product has no price and no meter there: it is only listed."""
     return tuple(_product(catalogue, product) for product in catalogue.products)
@@ -150,7 +148,7 @@ def _price(
 
 
 def _usage_amounts(usage: UsagePrice, currency: str) -> dict[str, Any]:
-    if usage.rounding != "exact":
+    if usage.rounding != "exact" and not has_slices(usage):
         return {
             "unit_amount_decimal": plain(to_minor(usage.amount or Decimal(0), currency)),
             "transform_quantity": {"divide_by": usage.per, "round": "up" if usage.rounding == "started" else "down"},

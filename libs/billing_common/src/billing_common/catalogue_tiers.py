@@ -17,8 +17,13 @@ class Slice:
     flat: Decimal = Decimal(0)
 
 
+def has_slices(usage: UsagePrice) -> bool:
+    """Tell whether usage is not all at one rate: Stripe then needs tiers, which cannot be combined with rounding to blocks."""
+    return bool(usage.included or usage.tiers or usage.discounts)
+
+
 def slices_of(usage: UsagePrice) -> tuple[Slice, ...]:
-    """Return the slices of an exact usage price, in order; the last one has no end."""
+    """Return the slices of a usage price before any rounding to blocks, in order; the last one has no end."""
     if usage.tiers:
         return tuple(Slice(tier.up_to, tier.amount, usage.per, tier.flat) for tier in usage.tiers)
     amount = usage.amount or Decimal(0)

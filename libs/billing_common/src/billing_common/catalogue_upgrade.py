@@ -5,14 +5,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from billing_common.catalogue_problems import Problems
-from billing_common.money import UnknownCurrencyError, exponent, plain
+from billing_common.catalogue_problems import Problems, add_validation_problems, did_you_mean
+from billing_common.money import CURRENCIES, UnknownCurrencyError, exponent, plain
 
 CALLS_PER_UNIT = 100
 
 
 class _Old(BaseModel):
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class _Recurring(_Old):
@@ -22,14 +22,14 @@ class _Recurring(_Old):
 
 class _Unit(_Old):
     currency: str = "usd"
-    unitAmount: Annotated[Decimal, Field(ge=0)] = Decimal(0)  # noqa: N815
+    unitAmount: Annotated[Decimal, Field(ge=0)] | None = None  # noqa: N815
     quota: int = Field(default=0, ge=0)
     maxUnits: int = Field(default=0, ge=0)  # noqa: N815
 
 
 class _Metered(_Old):
     currency: str = "usd"
-    unitAmount: Annotated[Decimal, Field(ge=0)] = Decimal(0)  # noqa: N815
+    unitAmount: Annotated[Decimal, Field(ge=0)]  # noqa: N815
 
 
 class _Prices(_Old):
@@ -49,9 +49,10 @@ def upgrade_document(value: list[Any], problems: Problems) -> dict[str, Any]:
     try:
         models = TypeAdapter(list[_Model]).validate_python(value)
     except ValidationError as error:
-        for entry in error.errors(include_url=False):
-            problems.add(tuple(entry["loc"]), f"the older form is not followed here: {entry['msg'].lower()}")
+        add_validation_problems(problems, error, _Model, depth=1)
         return {}
+    for index, model in enumerate(models):
+        _check(model, index, problems)
     products = [_product(model, index, problems) for index, model in enumerate(models)]
     return {
         "$schema": "contracts/monetizationModels.schema.json",
@@ -62,13 +63,33 @@ def upgrade_document(value: list[Any], problems: Problems) -> dict[str, Any]:
     }
 
 
+def _check(model: _Model, index: int, problems: Problems) -> None:
+    """Refuse what the older program read past: an amount that is missing, or that no invoice would have."""
+    unit, metered, kind = model.prices.unit, model.prices.metered, model.pricingModelType
+    fee, rate = kind in ("Tier", "TierWithOverage", "Unit"), kind in ("Freemium", "Metered", "TierWithOverage")
+    path = (index, "prices")
+    if fee and (unit is None or unit.unitAmount is None):
+        problems.add((*path, "unit", "unitAmount"), f"the model {kind} has no fee", "an amount in cents")
+    if not fee and unit is not None and unit.unitAmount:
+        problems.add((*path, "unit", "unitAmount"), f"the model {kind} charges no fee: this amount would be lost", "0, or another model")
+    if rate and metered is None:
+        problems.add((*path, "metered"), f"the model {kind} has no price for usage", "an amount in cents for each 100 calls")
+    if not rate and metered is not None:
+        problems.add(
+            (*path, "metered"), f"the model {kind} charges no usage: this amount would be lost", "no metered price, or another model"
+        )
+    if unit is not None and metered is not None and unit.currency.lower() != metered.currency.lower():
+        problems.add((*path, "metered", "currency"), "one product has one currency", unit.currency.lower())
+
+
 def _product(model: _Model, index: int, problems: Problems) -> dict[str, Any]:
     unit, metered = model.prices.unit, model.prices.metered
-    currency = (unit or metered or _Metered()).currency.lower()
+    currency = unit.currency.lower() if unit else metered.currency.lower() if metered else "usd"
     try:
         exponent(currency)
     except UnknownCurrencyError:
-        problems.add((index, "prices"), f'"{currency[:10]}" is not a currency that Stripe charges in')
+        hint = did_you_mean(currency, sorted(CURRENCIES))
+        problems.add((index, "prices"), f'"{currency[:10]}" is not a currency that Stripe charges in.{hint}', "ISO 4217 codes")
         return {"currency": currency}
     calls = (unit.quota if unit else 0) * CALLS_PER_UNIT
     product: dict[str, Any] = {
@@ -90,9 +111,9 @@ def _price(model: _Model, currency: str, calls: int) -> dict[str, Any]:
     unit, metered = model.prices.unit, model.prices.metered
     price: dict[str, Any] = {}
     if model.pricingModelType == "Unit" and unit:
-        return {"unit": {"meter": "calls", "size": calls or CALLS_PER_UNIT, "amount": _amount(unit.unitAmount, currency)}}
+        return {"unit": {"meter": "calls", "size": calls or CALLS_PER_UNIT, "amount": _amount(unit.unitAmount or Decimal(0), currency)}}
     if model.pricingModelType in ("Tier", "TierWithOverage") and unit:
-        price["base"] = _amount(unit.unitAmount, currency)
+        price["base"] = _amount(unit.unitAmount or Decimal(0), currency)
     if model.pricingModelType in ("Freemium", "Metered", "TierWithOverage") and metered:
         usage: dict[str, Any] = {"meter": "calls", "amount": _amount(metered.unitAmount, currency), "per": CALLS_PER_UNIT}
         included = {} if model.pricingModelType == "Metered" else {"included": calls}

@@ -1,22 +1,25 @@
 """The one pricing function: a product, a period, usage and the facts of a subscription in; the lines of Stripe's invoice out.
 
 Decimal and int only. Every line is rounded once, to whole minor units, halves up; the total is the sum of the rounded lines.
-Lines stand in this order: setup fee, base fee, usage in the order of the file (one line per slice), packages, minimum or maximum.
+Lines stand in this order: setup fee, base fee, usage in the order of the file (one line per slice), packages, then what is added to
+the draft invoice because no price at Stripe can say it: rounding to blocks beyond an allowance, packages at least, minimum or maximum.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from decimal import Decimal
 from typing import Literal
 
-from dateutil.relativedelta import relativedelta
-
 from billing_common.catalogue import Catalogue, Price, Product, UsagePrice
-from billing_common.catalogue_tiers import Slice, slices_of, unit_rate
+from billing_common.catalogue_model import UnitPrice
+from billing_common.catalogue_tiers import Slice, has_slices, slices_of, unit_rate
 from billing_common.money import EXACT, plain, round_half_up, to_minor
+from billing_common.rating_periods import Period, period_at
 
-SECOND = timedelta(seconds=1)
+__all__ = ["ADDED_TO_DRAFT", "Facts", "Line", "Period", "QuantityChange", "Rated", "RatingError", "as_quote", "period_at", "rate"]
+
+ADDED_TO_DRAFT = frozenset({"rounding", "minimum", "maximum"})  # components that Turnpike adds to Stripe's draft invoice
 
 
 class RatingError(Exception):
@@ -24,21 +27,16 @@ class RatingError(Exception):
 
 
 @dataclass(frozen=True)
-class Period:
-    """A billing period: start inclusive, end exclusive, both aware UTC."""
+class QuantityChange:
+    """From this instant the subscription has another number of base fees (seats, environments)."""
 
-    start: datetime
-    end: datetime
-
-    def part(self, minor: Decimal, *, since: datetime) -> Decimal:
-        """Return the part of an amount for what is left at an instant, by the second; divided last, so that halves stay exact."""
-        left = (self.end - max(self.start, since.replace(microsecond=0))) // SECOND
-        return EXACT.divide(EXACT.multiply(minor, Decimal(max(left, 0))), Decimal((self.end - self.start) // SECOND))
+    at: datetime
+    quantity: int
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What rating must know about the subscription."""
+    """What rating must know about the subscription. `quantity` is what it began with; changes stand in order of time."""
 
     started_at: datetime
     ended_at: datetime | None = None
@@ -46,6 +44,12 @@ class Facts:
     trial_end: datetime | None = None
     quantity: int = 1
     currency: str | None = None
+    quantity_changes: tuple[QuantityChange, ...] = ()
+    credit_minor: int = 0
+
+    def quantity_at(self, instant: datetime) -> int:
+        """Return how many base fees are paid at an instant."""
+        return next((change.quantity for change in reversed(self.quantity_changes) if change.at <= instant), self.quantity)
 
 
 @dataclass(frozen=True)
@@ -63,14 +67,18 @@ class Line:
 
 @dataclass(frozen=True)
 class Rated:
-    """The lines of one period and their sum."""
+    """The lines of one period, their sum, and what of it the customer's credit pays: as at Stripe, credit is no line."""
 
     currency: str
     lines: tuple[Line, ...]
+    credit_minor: int = 0
     total_minor: int = field(init=False)
+    due_minor: int = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "total_minor", sum(line.amount_minor for line in self.lines))
+        total = sum(line.amount_minor for line in self.lines)
+        object.__setattr__(self, "total_minor", total)
+        object.__setattr__(self, "due_minor", total - min(max(total, 0), self.credit_minor))
 
 
 def rate(catalogue: Catalogue, product: Product, *, period: Period, usage: Mapping[str, int], facts: Facts) -> Rated:
@@ -79,16 +87,19 @@ def rate(catalogue: Catalogue, product: Product, *, period: Period, usage: Mappi
     price = catalogue.price_of(product, currency)
     _check(product, price, currency, usage, facts)
     if price is None:
-        return Rated(currency, ())
+        return Rated(currency, (), facts.credit_minor)
     if facts.trial_end is not None and facts.trial_end >= period.end:
         trial = Line(f"Trial period for {product.name}", facts.quantity, Decimal(0), 0, "trial", period)
-        return Rated(currency, (*_setup(product, price, currency, period, facts), trial))
+        return Rated(currency, (*_setup(product, price, currency, period, facts), trial), facts.credit_minor)
     lines = [*_setup(product, price, currency, period, facts), *_base(product, price, currency, period, facts)]
     for usage_price in price.usage:
         lines += _usage(catalogue, usage_price, currency, period, usage.get(usage_price.meter, 0))
     lines += _packages(catalogue, price, currency, period, usage)
+    for usage_price in price.usage:
+        lines += _rounding(catalogue, usage_price, currency, period, usage.get(usage_price.meter, 0))
+    lines += _least_packages(catalogue, price, currency, period, usage)
     lines += _spend_limits(price, currency, period, lines)
-    return Rated(currency, tuple(lines))
+    return Rated(currency, tuple(lines), facts.credit_minor)
 
 
 def _check(product: Product, price: Price | None, currency: str, usage: Mapping[str, int], facts: Facts) -> None:
@@ -97,7 +108,8 @@ def _check(product: Product, price: Price | None, currency: str, usage: Mapping[
     unknown = sorted(set(usage) - set(product.meter_ids()))
     if unknown:
         raise RatingError(f'the product "{product.id}" has no meter "{unknown[0][:40]}"; it has {", ".join(product.meter_ids()) or "none"}')
-    if any(quantity < 0 for quantity in usage.values()) or facts.quantity < 1:
+    quantities = (facts.quantity, *(change.quantity for change in facts.quantity_changes))
+    if any(quantity < 0 for quantity in usage.values()) or min(quantities) < 1 or facts.credit_minor < 0:
         raise RatingError("a quantity is never negative")
 
 
@@ -112,24 +124,35 @@ def _base(product: Product, price: Price, currency: str, period: Period, facts: 
     if price.base is None:
         return
     minor = to_minor(price.base, currency)
-    whole = EXACT.multiply(minor, Decimal(facts.quantity))
     by_second = product.policies.proration == "by_second"
     start = max(period.start, facts.started_at, facts.trial_end or facts.started_at)
     if start > period.start and not by_second:
         return  # Stripe charges nothing for the days before the first full period
-    amount = round_half_up(period.part(whole, since=start))
-    text = f"{product.name}: base fee"
-    yield Line(text, facts.quantity, minor, amount, "base", Period(start, period.end), proration=start > period.start)
-    if by_second and facts.end_reason == "change" and facts.ended_at is not None and start <= facts.ended_at < period.end:
-        unused = -round_half_up(period.part(whole, since=facts.ended_at))
-        text = f"{product.name}: unused time of the base fee"
-        yield Line(text, facts.quantity, -minor, unused, "base", Period(facts.ended_at, period.end), proration=True)
+    quantity = facts.quantity_at(start)
+    yield _rest_of_base(product, minor, quantity, period, start, proration=start > period.start)
+    if not by_second:
+        return  # another quantity counts from the next period on
+    end = facts.ended_at if facts.ended_at is not None and start <= facts.ended_at < period.end else None
+    for change in facts.quantity_changes:
+        if start < change.at < (end or period.end):
+            yield _rest_of_base(product, -minor, quantity, period, change.at, proration=True)
+            quantity = change.quantity
+            yield _rest_of_base(product, minor, quantity, period, change.at, proration=True)
+    if facts.end_reason == "change" and end is not None:
+        yield _rest_of_base(product, -minor, quantity, period, end, proration=True)
+
+
+def _rest_of_base(product: Product, minor: Decimal, quantity: int, period: Period, since: datetime, *, proration: bool) -> Line:
+    """Charge the base fee for what is left of the period; give it back when the amount is negative."""
+    amount = round_half_up(period.part(EXACT.multiply(minor, Decimal(quantity)), since=since))
+    text = f"{product.name}: {'unused time of the ' if minor < 0 else ''}base fee"
+    return Line(text, quantity, minor, amount, "base", Period(since, period.end), proration=proration)
 
 
 def _usage(catalogue: Catalogue, usage: UsagePrice, currency: str, period: Period, quantity: int) -> Iterable[Line]:
     meter, component = catalogue.meters[usage.meter], f"usage:{usage.meter}"
-    if usage.rounding != "exact":
-        blocks = _blocks(quantity, usage.per, ROUND_CEILING if usage.rounding == "started" else ROUND_FLOOR)
+    if usage.rounding != "exact" and not has_slices(usage):
+        blocks = _blocks(quantity, usage)
         minor = to_minor(usage.amount or Decimal(0), currency)
         text = f"{meter.name}, per {usage.rounding} {usage.per:,}"
         yield Line(text, blocks, minor, round_half_up(EXACT.multiply(minor, Decimal(blocks))), component, period)
@@ -152,6 +175,17 @@ def _usage(catalogue: Catalogue, usage: UsagePrice, currency: str, period: Perio
         low = high
 
 
+def _rounding(catalogue: Catalogue, usage: UsagePrice, currency: str, period: Period, quantity: int) -> Iterable[Line]:
+    """Bring a price with slices to whole blocks: the difference between the blocks' price and the calls' price."""
+    if usage.rounding == "exact" or not has_slices(usage) or quantity <= usage.included:
+        return
+    whole = usage.included + _blocks(quantity - usage.included, usage) * usage.per
+    billed, counted = (sum(line.amount_minor for line in _usage(catalogue, usage, currency, period, each)) for each in (whole, quantity))
+    if billed != counted:
+        text = f"{catalogue.meters[usage.meter].name}, rounded to {usage.rounding} {usage.per:,}"
+        yield Line(text, 1, Decimal(billed - counted), billed - counted, "rounding", period)
+
+
 def _place(low: int, entry: Slice, *, only: bool) -> str:
     if only:
         return ""
@@ -159,23 +193,24 @@ def _place(low: int, entry: Slice, *, only: bool) -> str:
 
 
 def _packages(catalogue: Catalogue, price: Price, currency: str, period: Period, usage: Mapping[str, int]) -> Iterable[Line]:
-    """Charge each started package; the packages that are charged at least stand on a line of their own, as at Stripe."""
-    if price.unit is None:
-        return
-    started = _blocks(usage.get(price.unit.meter, 0), price.unit.size, ROUND_CEILING)
-    minor = to_minor(price.unit.amount, currency)
-    text = f"{catalogue.meters[price.unit.meter].name}, per started {price.unit.size:,}"
-    yield Line(text, started, minor, round_half_up(EXACT.multiply(minor, Decimal(started))), "unit", period)
-    missing = price.unit.at_least - started
-    if missing > 0:
-        yield Line(
-            f"{text}, at least {price.unit.at_least:,}",
-            missing,
-            minor,
-            round_half_up(EXACT.multiply(minor, Decimal(missing))),
-            "minimum",
-            period,
-        )
+    if price.unit is not None:
+        started = -(-usage.get(price.unit.meter, 0) // price.unit.size)
+        yield _package_line(catalogue, price.unit, currency, period, started)
+
+
+def _least_packages(catalogue: Catalogue, price: Price, currency: str, period: Period, usage: Mapping[str, int]) -> Iterable[Line]:
+    """The packages that are charged at least stand on a line of their own, as at Stripe."""
+    if price.unit is not None:
+        missing = price.unit.at_least - -(-usage.get(price.unit.meter, 0) // price.unit.size)
+        if missing > 0:
+            line = _package_line(catalogue, price.unit, currency, period, missing)
+            yield replace(line, description=f"{line.description}, at least {price.unit.at_least:,}", component="minimum")
+
+
+def _package_line(catalogue: Catalogue, unit: UnitPrice, currency: str, period: Period, count: int) -> Line:
+    minor = to_minor(unit.amount, currency)
+    text = f"{catalogue.meters[unit.meter].name}, per started {unit.size:,}"
+    return Line(text, count, minor, round_half_up(EXACT.multiply(minor, Decimal(count))), "unit", period)
 
 
 def _spend_limits(price: Price, currency: str, period: Period, lines: Iterable[Line]) -> Iterable[Line]:
@@ -189,32 +224,8 @@ def _spend_limits(price: Price, currency: str, period: Period, lines: Iterable[L
             yield Line("Maximum spend", 1, Decimal(most - spent), most - spent, "maximum", period)
 
 
-def _blocks(quantity: int, size: int, rounding: str) -> int:
-    return -(-quantity // size) if rounding == ROUND_CEILING else quantity // size
-
-
-def period_at(product: Product, *, started_at: datetime, at: datetime) -> Period:
-    """Return the billing period that holds an instant."""
-    if product.billing_anchor == "calendar":
-        moment = at.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-        start = moment.replace(month=1) if product.interval == "year" else moment
-        return Period(start, start + _step(product, 1))
-    anchor = started_at + timedelta(days=product.trial_days)
-    if product.trial_days and at < anchor:
-        return Period(started_at, anchor)
-    count = max(0, _whole_steps(product, anchor, at))
-    return Period(anchor + _step(product, count), anchor + _step(product, count + 1))
-
-
-def _step(product: Product, count: int) -> relativedelta:
-    return relativedelta(years=count) if product.interval == "year" else relativedelta(months=count)
-
-
-def _whole_steps(product: Product, anchor: datetime, at: datetime) -> int:
-    """Count the full intervals; each end is reckoned from the anchor, so the 31st comes back after a short month."""
-    count = (at.year - anchor.year) * (1 if product.interval == "year" else 12)
-    count += 0 if product.interval == "year" else at.month - anchor.month
-    return count - 1 if anchor + _step(product, count) > at else count
+def _blocks(quantity: int, usage: UsagePrice) -> int:
+    return -(-quantity // usage.per) if usage.rounding == "started" else quantity // usage.per
 
 
 def as_quote(rated: Rated) -> dict[str, object]:
@@ -222,6 +233,7 @@ def as_quote(rated: Rated) -> dict[str, object]:
     return {
         "currency": rated.currency,
         "total_minor": rated.total_minor,
+        **({"due_minor": rated.due_minor} if rated.credit_minor else {}),
         "lines": [
             {
                 "description": line.description,

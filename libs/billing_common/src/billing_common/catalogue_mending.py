@@ -1,0 +1,85 @@
+"""What is left of a catalogue without its broken fields, so that the rules across fields can be checked in the same go."""
+
+import copy
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from billing_common.catalogue_model import Meter, Product
+from billing_common.catalogue_source import Path
+
+ROUNDS_MAX = 40  # each round takes at least one field away
+REQUIRED = frozenset({"id", "name", "model"})  # of a product and a meter
+Model = TypeVar("Model", bound=BaseModel)
+
+
+@dataclass
+class Rest:
+    """Meters, products by their place in the file, and the paths of what was taken away."""
+
+    currency: str = "usd"
+    meters: dict[str, Meter] = field(default_factory=dict)
+    products: dict[int, Product] = field(default_factory=dict)
+    gone: set[Path] = field(default_factory=set)
+    mentioned: set[str] = field(default_factory=set)
+
+
+def mend(document: Any) -> Rest:
+    """Return what can still be checked; nothing where the document is not even an object."""
+    rest = Rest()
+    if not isinstance(document, dict):
+        return rest
+    if isinstance(document.get("currency"), str):
+        rest.currency = document["currency"]
+    else:
+        rest.gone.add(("currency",))
+    meters, products = document.get("meters", {}), document.get("products", [])
+    for meter_id, raw in meters.items() if isinstance(meters, dict) else ():
+        meter = _mended(Meter, raw, ("meters", meter_id), rest.gone)
+        rest.meters[meter_id] = meter or Meter(name="unnamed")
+    for index, raw in enumerate(products) if isinstance(products, list) else ():
+        rest.mentioned |= _meters_of(raw)
+        product = _mended(Product, raw, ("products", index), rest.gone)
+        if product is not None:
+            rest.products[index] = product
+    return rest
+
+
+def _mended(model: type[Model], raw: Any, path: Path, gone: set[Path]) -> Model | None:
+    """Take the fields away that pydantic refuses, until it takes the rest."""
+    value = copy.deepcopy(raw)
+    for _ in range(ROUNDS_MAX):
+        if not isinstance(value, dict):
+            break
+        try:
+            return model.model_validate(value)
+        except ValidationError as error:
+            for entry in error.errors(include_url=False):
+                gone.add((*path, *entry["loc"]))
+                _take_away(value, tuple(entry["loc"]), missing=entry["type"] == "missing")
+    gone.add(path)
+    return None
+
+
+def _take_away(value: dict[str, Any], at: Path, *, missing: bool) -> None:
+    """Drop what stands at the path. What is required inside takes its whole object along; an item of a list takes the list."""
+    if len(at) == 1 and at[0] in REQUIRED:
+        any_model = "Hybrid" if value.get("price") else "Free"
+        value[str(at[0])] = any_model if at[0] == "model" else "unnamed"
+        return
+    steps = at[:-1] if missing else at
+    steps = steps[: next((place for place, part in enumerate(steps) if isinstance(part, int)), len(steps))]
+    holder: Any = value
+    for part in steps[:-1]:
+        holder = holder.get(part) if isinstance(holder, dict) else None
+    if steps and isinstance(holder, dict):
+        holder.pop(steps[-1], None)
+
+
+def _meters_of(raw: Any) -> set[str]:
+    """Return all meter ids that a product mentions, however broken the rest of it is."""
+    if isinstance(raw, dict):
+        named = {raw["meter"]} if isinstance(raw.get("meter"), str) else set()
+        return named.union(*(_meters_of(entry) for entry in raw.values()))
+    return set().union(*(_meters_of(entry) for entry in raw)) if isinstance(raw, list) else set()

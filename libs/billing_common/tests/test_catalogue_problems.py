@@ -1,0 +1,259 @@
+"""Everything that cannot be sold is refused at once, each with JSON path, line, what is wrong, what is allowed, and a hint."""
+
+import json
+from typing import Any
+
+import pytest
+
+from billing_common.catalogue import Catalogue, CatalogueError
+from billing_common.catalogue_problems import Problem
+
+CALLS = {"calls": {"name": "API calls"}}
+PRICE = {"meter": "calls", "amount": "0.15", "per": 100}
+TIERS = [{"up_to": 10, "amount": "2"}, {"up_to": 20, "amount": "1"}, {"up_to": None, "amount": "0.5"}]
+
+
+def plan(**fields: Any) -> dict[str, Any]:
+    return {"id": "payg", "name": "Pay", "model": "Metered", "price": {"usage": [PRICE]}, **fields}
+
+
+def usage(**fields: Any) -> dict[str, Any]:
+    return {"usage": [PRICE | fields]}
+
+
+def tiers(*entries: Any) -> dict[str, Any]:
+    return plan(model="Graduated", price={"usage": [{"meter": "calls", "tiers": list(entries)}]})
+
+
+def of(*products: Any, **fields: Any) -> dict[str, Any]:
+    return {"version": 1, "meters": CALLS, "products": list(products), **fields}
+
+
+def problems_of(document: Any) -> tuple[list[str], list[Problem]]:
+    text = json.dumps(document, indent=1)
+    with pytest.raises(CatalogueError) as refused:
+        Catalogue.parse(text)
+    return text.splitlines(), refused.value.problems
+
+
+LONG = "p" * 60
+# what is wrong -> the file, the JSON path, words of the message, words of what is allowed, a part of the line that is named
+KINDS: dict[str, tuple[dict[str, Any], str, str, str, str]] = {
+    "overlapping tiers": (
+        of(tiers(TIERS[0], {"up_to": 10, "amount": "1"}, TIERS[2])),
+        "$.products[0].price.usage[0].tiers[1].up_to",
+        "inside the one before",
+        "more than 10",
+        '"up_to": 10',
+    ),
+    "tiers in the wrong order": (
+        of(tiers(TIERS[1], TIERS[0], TIERS[2])),
+        "$.products[0].price.usage[0].tiers[1].up_to",
+        "ends at 10, inside the one before",
+        "more than 20",
+        '"up_to": 10',
+    ),
+    "no tier without an end": (of(tiers(*TIERS[:2])), "$.products[0].price.usage[0].tiers[1].up_to", "has an end", "null", '"up_to": 20'),
+    "a tier without an end": (
+        of(tiers({"amount": "1"}, TIERS[2])),
+        "$.products[0].price.usage[0].tiers[0].up_to",
+        '"up_to" is missing',
+        "last unit of the tier",
+        "{",
+    ),
+    "an endless tier in the middle": (
+        of(tiers({"up_to": None, "amount": "1"}, TIERS[2])),
+        "$.products[0].price.usage[0].tiers[0].up_to",
+        "only the last tier",
+        "a number",
+        '"up_to": null',
+    ),
+    "a negative amount": (
+        of(plan(price=usage(amount="-0.15"))),
+        "$.products[0].price.usage[0].amount",
+        "out of range",
+        "greater than or equal to 0",
+        "-0.15",
+    ),
+    "a too precise amount": (
+        of(plan(price={"setup": "1.005"} | usage())),
+        "$.products[0].price.setup",
+        "too precise",
+        "2 decimals",
+        "1.005",
+    ),
+    "a too precise amount in yen": (
+        of(plan(currency="jpy", price={"setup": "1.5"} | usage())),
+        "$.products[0].price.setup",
+        "1.5 JPY is too precise",
+        "0 decimals",
+        "1.5",
+    ),
+    "a rate without an exact unit price": (
+        of(plan(price=usage(amount="0.1", per=3))),
+        "$.products[0].price.usage[0].amount",
+        "12 decimals",
+        "divides exactly",
+        '"0.1"',
+    ),
+    "an unknown currency": (of(plan(), currency="usdd"), "$.currency", 'Did you mean "usd"', "ISO 4217", "usdd"),
+    "an unknown further currency": (
+        of(plan(currencies={"eurr": usage()})),
+        "$.products[0].currencies.eurr",
+        'Did you mean "eur"',
+        "ISO",
+        "eurr",
+    ),
+    "a currency twice": (of(plan(currencies={"usd": usage()})), "$.products[0].currencies.usd", "already", "further", '"usd"'),
+    "a duplicate id": (of(plan(), plan(id="PayG")), "$.products[1].id", "used by two products", "an id of its own", "PayG"),
+    "a meter without use": (
+        of(plan(), meters=CALLS | {"bytes": {"name": "B"}}),
+        "$.meters.bytes",
+        "no product uses",
+        "a price or a quota",
+        "bytes",
+    ),
+    "an unknown meter": (
+        of(plan(price=usage(meter="cals"))),
+        "$.products[0].price.usage[0].meter",
+        'Did you mean "calls"?',
+        "calls",
+        '"cals"',
+    ),
+    "a quota below the included amount": (
+        of(plan(model="Freemium", price=usage(included=100), quota={"calls": 50})),
+        "$.products[0].quota.calls",
+        "below the included amount",
+        "at least 100",
+        '"calls": 50',
+    ),
+    "an id that APIM would refuse": (of(plan(id="pay&go")), "$.products[0].id", "not allowed", "text that matches", "pay&go"),
+    "a meter name that Stripe would refuse": (
+        of(plan(id=LONG, price=usage(meter="m" * 32)), meters={"m" * 32: {"name": "M"}}),
+        "$.products[0].id",
+        "Stripe refuses the meter name",
+        "58 characters",
+        LONG,
+    ),
+    "more tiers than Stripe takes": (
+        of(tiers(*({"up_to": end, "amount": "1"} for end in range(1, 1002)))),
+        "$.products[0].price.usage[0].tiers",
+        "1001 entries, more than Stripe takes",
+        "at most 1000",
+        '"tiers"',
+    ),
+    "more line items than Stripe takes": (
+        of(plan(price={"usage": [PRICE] * 19})),
+        "$.products[0].price.usage",
+        "19 entries, more than Stripe takes",
+        "at most 18",
+        '"usage"',
+    ),
+    "mixed intervals": (
+        of(plan(price=usage(interval="year"))),
+        "$.products[0].price.usage[0].interval",
+        "mixed intervals",
+        'one "interval" in each product',
+        '"interval"',
+    ),
+    "an unknown interval": (of(plan(interval="monthly")), "$.products[0].interval", 'Did you mean "month"', "month, year", "monthly"),
+    "an unknown model": (of(plan(model="Meterd")), "$.products[0].model", 'Did you mean "Metered"?', "Free, Freemium", "Meterd"),
+    "an unknown field": (of(plan(fetures=[])), "$.products[0].fetures", 'Did you mean "features"?', "rate_limit", "fetures"),
+    "a missing field": (of({"id": "x", "model": "Free"}, plan()), "$.products[0].name", "is missing", "as shown in the portal", "{"),
+    "the wrong type": (of(plan(keys="many")), "$.products[0].keys", '"many" does not fit', "integer", "many"),
+    "a rounded number": (of(plan(price=usage(amount=True))), "$.products[0].price.usage[0].amount", "does not fit", "Decimal", "true"),
+    "parts of another model": (of(plan(price={"base": "1"} | usage())), "$.products[0].price.base", 'has no "base"', "usage", '"base"'),
+    "a part that is missing": (of(plan(model="TierWithOverage")), "$.products[0].price", 'needs "base"', "base, ", '"price"'),
+    "volume discounts not understood": (
+        of(plan(model="VolumeDiscount", price=usage(discounts="0-100k standard, later 5 % off"))),
+        "$.products[0].price.usage[0].discounts",
+        "is not understood",
+        "volume discounts on `amount`",
+        '"discounts"',
+    ),
+    "volume discounts with a gap": (
+        of(plan(model="VolumeDiscount", price=usage(discounts="0-100k standard, 200k-1M 5 % off, above 6 % off"))),
+        "$.products[0].price.usage[0].discounts",
+        "begins at 200,000, but the part before it ends at 100,000",
+        "volume discounts",
+        '"discounts"',
+    ),
+    "a least spend above the most": (
+        of(plan(price={"minimum": "9", "maximum": "5"} | usage())),
+        "$.products[0].price.minimum",
+        "above the most spend",
+        "at most 5",
+        '"minimum"',
+    ),
+    "a trial on calendar billing": (of(plan(trial_days=7)), "$.products[0].trial_days", "calendar billing", "anniversary", "trial_days"),
+    "filters with Azure's reports": (
+        of(plan(source="reports"), meters={"calls": {"name": "C", "weight": 2}}),
+        "$.products[0].source",
+        "filters or weights",
+        '"stream" and "ingest"',
+        "reports",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_of_mistake_is_told_with_path_line_remedy(kind: str) -> None:
+    document, path, words, allowed, on_line = KINDS[kind]
+    lines, problems = problems_of(document)
+    hits = [problem for problem in problems if problem.path == path and words in problem.message]
+    assert len(hits) == 1, [str(problem) for problem in problems]
+    assert allowed in hits[0].allowed
+    assert on_line in lines[hits[0].line - 1]
+
+
+def test_every_problem_says_what_is_allowed() -> None:
+    for document, *_ in KINDS.values():
+        assert all(problem.allowed for problem in problems_of(document)[1])
+
+
+def test_broken_fields_do_not_hide_what_else_is_wrong() -> None:
+    """Fields of the wrong kind, and rules across other fields: one go names them all, and nothing that only follows from them."""
+    document = of(
+        plan(keys=0, price=usage(amount="0.1", per=3)),
+        plan(id="b", model="Meterd", trial_days=7, quota={"calls": 5, "colour": "red"}),
+        tiers(TIERS[0], {"up_to": 10, "amount": "x"}, TIERS[2]) | {"id": "c", "on_end": "free"},
+        plan(id="d", price={"usage": [PRICE, {"meter": "bites", "amount": "1"}]}),
+        meters=CALLS | {"bytes": {"name": "", "unit": "byte"}},
+    )
+    assert [(problem.path, problem.message.split(".")[0][:40]) for problem in problems_of(document)[1]] == [
+        ("$.meters.bytes.name", '"" does not fit'),
+        ("$.products[0].keys", '"0" is out of range'),
+        ("$.products[0].price.usage[0].amount", "the price of one unit has more than 12 d"),
+        ("$.products[1].model", '"Meterd" is not allowed'),
+        ("$.products[1].trial_days", "a trial cannot be combined with calendar"),
+        ("$.products[1].quota.colour", '"colour" is not a known field'),
+        ("$.products[2].price.usage[0].tiers[1].amount", '"x" does not fit'),
+        ("$.products[2].on_end", 'on_end is "free" but the catalogue has no'),
+        ("$.products[3].price.usage[1].meter", 'the product "d" uses the unknown meter "'),
+    ]
+
+
+@pytest.mark.parametrize("document", [1, "x", None, {}, {"products": 5}, {"products": [1], "meters": 3}, {"version": 1, "products": [[]]}])
+def test_any_json_is_refused_in_words(document: Any) -> None:
+    assert problems_of(document)[1]
+
+
+OLDER = {"id": "a", "pricingModelType": "Tier", "prices": {"unit": {"currency": "usd", "unitAmount": 5, "quota": 1}}}
+
+
+@pytest.mark.parametrize(
+    ("entry", "path", "words"),
+    [
+        (OLDER | {"pricingModelType": "Tiers"}, "$[0].pricingModelType", 'Did you mean "Tier"'),
+        (OLDER | {"prices": {"unit": {"unitAmont": 5, "quota": 1}}}, "$[0].prices.unit.unitAmont", 'Did you mean "unitAmount"?'),
+        (OLDER | {"prices": {"unit": {"quota": 1}}}, "$[0].prices.unit.unitAmount", "has no fee"),
+        (OLDER | {"prices": {"unit": {"unitAmount": 5}}}, "$[0].quota", "needs a quota"),
+        (OLDER | {"pricingModelType": "Free"}, "$[0].prices.unit.unitAmount", "would be lost"),
+        (OLDER | {"prices": {"unit": {"currency": "usx", "unitAmount": 5}}}, "$[0].prices", "not a currency"),
+        (OLDER | {"recurring": {"interval": "month", "intervalCount": 3}}, "$[0].recurring.intervalCount", "out of range"),
+        (OLDER | {"id": "a b"}, "$[0].id", "not allowed"),
+    ],
+)
+def test_mistakes_in_the_older_form_are_named_by_their_place_in_it(entry: dict[str, Any], path: str, words: str) -> None:
+    _, problems = problems_of([entry])
+    assert [problem for problem in problems if problem.path == path and words in problem.message], [str(problem) for problem in problems]
