@@ -61,5 +61,5 @@ lock: setup ## pin all dependencies again, with hashes and without addresses
 	@for kind in java postgres; do \
 		.boot/bin/uv export --quiet --no-emit-workspace --only-group embedded-$$kind --format requirements.txt -o requirements-$$kind.lock; done
 
-bench: setup ## measure and write bench/results
-	@$(BIN)/python -m bench
+bench: setup ## measure and write bench/results; NAMES="access" RUNS=10 choose
+	@$(BIN)/python -m bench $(NAMES) $(if $(RUNS),--runs $(RUNS))

@@ -1,0 +1,46 @@
+"""`python -m bench [NAME ...] [--runs N] [--cold]`: measures, writes bench/results/<name>.json and prints what was found."""
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bench import access, demo, footprint
+
+RESULTS = Path(__file__).parent / "results"
+WARM: dict[str, Callable[[int | None], dict[str, Any]]] = {
+    "access": access.measure,
+    "footprint": footprint.measure,
+    "demo": lambda runs: demo.measure(runs, cold=False),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Measure Turnpike on this machine.")
+    parser.add_argument("names", nargs="*", choices=[[], *WARM], metavar="NAME", help=f"one of {', '.join(WARM)}; all of them by default")
+    parser.add_argument("--runs", type=int, help="how often; each measurement has its own default")
+    parser.add_argument("--cold", action="store_true", help="only `make demo EXIT=1` in a fresh clone, with every download")
+    asked = parser.parse_args()
+    if asked.cold:
+        _keep("cold", demo.measure(None, cold=True))
+        return
+    for name in asked.names or WARM:
+        _keep(name, WARM[name](asked.runs))
+
+
+def _keep(name: str, found: dict[str, Any]) -> None:
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(found, indent=2) + "\n")
+    seen = found["machine"]
+    print(f"\n{name}  ({seen['cores']} cores, load {seen['load_before']} at the start, {seen['measured_at']})")
+    for limit, value in found.get("limits", {}).items():
+        print(f"  {'limit: ' + limit:<24} {value:>10}")
+    for figure, values in found["figures"].items():
+        shown = values.items() if isinstance(values, dict) else [("", values)]
+        text = "  ".join(f"{key} {value}".strip() for key, value in shown if not isinstance(value, dict) and key != "way")
+        print(f"  {figure:<24} {text}")
+
+
+if __name__ == "__main__":
+    main()
