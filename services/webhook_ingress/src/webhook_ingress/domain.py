@@ -78,7 +78,7 @@ def check_signature(body: bytes, header: str | None, secrets: Sequence[str], *, 
     parts = [part.strip().partition("=") for part in header.split(",")[:20]]
     times = [value for name, _, value in parts if name == "t"]
     given = [value.encode() for name, _, value in parts if name == "v1"]
-    if len(times) != 1 or not re.fullmatch(r"[0-9]{1,12}", times[0]) or not given:
+    if len(times) != 1 or not re.fullmatch(r"[0-9]{1,10}", times[0]) or not given:
         raise SignatureError("the header Stripe-Signature is not of the form t=<seconds>,v1=<signature>")
     signed = times[0].encode() + b"." + body
     good = False
@@ -113,7 +113,7 @@ def _created(value: Any) -> datetime:
     try:
         if isinstance(value, str):
             moment = datetime.fromisoformat(value)
-            return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+            return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
         return datetime.fromtimestamp(int(value), UTC)
     except (TypeError, ValueError, OverflowError, OSError):
         raise MalformedEventError("the body is not a Stripe event: created is not a time") from None
