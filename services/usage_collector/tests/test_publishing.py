@@ -13,6 +13,7 @@ from billing_common.internal_auth import issue_token
 from billing_common.testing import events_in_outbox
 from usage_collector import publishing, routes
 from usage_collector.collecting import Collector
+from usage_collector.directory import Directory
 from usage_collector.positions import Positions
 
 from .conftest import FEBRUARY, START, FixedClock, Publish, call, catalogue_applied, collect, state
@@ -41,10 +42,10 @@ async def closings(pool: asyncpg.Pool) -> list[UsageSegmentClosed]:
 async def test_a_window_is_told_as_a_running_total_with_a_growing_revision(
     pool: asyncpg.Pool, ready: None, collector: Collector, clock: FixedClock
 ) -> None:
-    assert await publishing.publish_all_windows(pool, now=clock.now()) == 2
-    assert await publishing.publish_all_windows(pool, now=clock.now()) == 0
+    assert await publishing.publish_all_windows(pool, Directory(), now=clock.now()) == 2
+    assert await publishing.publish_all_windows(pool, Directory(), now=clock.now()) == 0
     await collect(collector, clock, [call("more", START)])
-    assert await publishing.publish_all_windows(pool, now=clock.now()) == 1
+    assert await publishing.publish_all_windows(pool, Directory(), now=clock.now()) == 1
     events = await told(pool)
     assert [(e.hour, e.timestamp, e.quantity, e.revision) for e in events] == [
         (HOUR, START, 2, 1),
@@ -62,7 +63,7 @@ async def test_a_total_that_could_not_be_written_to_the_outbox_is_told_later(poo
         await publishing.publish_windows(connection, now=clock.now())
         await transaction.rollback()  # killed before the commit
     assert await told(pool) == []
-    assert await publishing.publish_all_windows(pool, now=clock.now()) == 2
+    assert await publishing.publish_all_windows(pool, Directory(), now=clock.now()) == 2
 
 
 async def test_a_segment_is_closed_after_its_end_and_grace_with_its_last_totals(

@@ -32,7 +32,7 @@ class Background:
 
     async def publish(self) -> None:
         while True:
-            published = await publishing.publish_all_windows(self._service.pool, now=self._service.clock.now())
+            published = await publishing.publish_all_windows(self._service.pool, self._collector.directory, now=self._service.clock.now())
             self._service.activity += published
             metrics.DIRTY.set(await window_store.count_dirty(self._service.pool))
             await asyncio.sleep(self._settings.publish_interval_seconds)

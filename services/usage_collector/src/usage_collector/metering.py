@@ -8,6 +8,7 @@ from uuid import UUID
 import msgspec
 
 from billing_common.catalogue import Meter, Product
+from usage_collector.limits import limits_of
 
 Origin = Literal["stream", "ingest", "reports"]
 Outcome = Literal["counted", "filtered", "rejected", "held"]
@@ -70,6 +71,7 @@ class Rules:
 
     def __init__(self, product: Product, meters: dict[str, Meter]) -> None:
         self.source = product.source
+        self.limits = limits_of(product)
         self.meters = {meter_id: meters[meter_id] for meter_id in product.meter_ids() if meter_id in meters}
         self._fixed = all(meter.property_name is None for meter in self.meters.values())
         self._remembered: dict[tuple[str, str | None, str | None, int | None, str | None], tuple[Outcome, str | None, Amounts]] = {}

@@ -1,4 +1,4 @@
-"""What the collector says: running totals of windows, and the closing of segments."""
+"""What the collector says: running totals of windows, thresholds reached, and the closing of segments."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -11,13 +11,19 @@ from billing_common.outbox import announce_many
 from usage_collector import metrics, store, subscription_store, window_store
 from usage_collector.directory import Directory
 from usage_collector.subscription_store import Due
+from usage_collector.thresholds import announce_reached
 
 WINDOWS_MAX = 1000
 SEGMENTS_MAX = 200
 
 
-async def publish_windows(connection: Connection, segment_ids: Sequence[int] | None = None, *, now: datetime) -> int:
-    """Add the totals that were not published yet to the outbox, at most 1,000; returns how many."""
+async def publish_windows(
+    connection: Connection, segment_ids: Sequence[int] | None = None, *, now: datetime, directory: Directory | None = None
+) -> int:
+    """Add the totals that were not published yet to the outbox, at most 1,000, and the thresholds they reach. Returns how many windows.
+
+    Without a directory there are no thresholds: for windows that only lost usage.
+    """
     rows = await window_store.pick_dirty(connection, WINDOWS_MAX, segment_ids)
     await announce_many(
         connection,
@@ -31,6 +37,8 @@ async def publish_windows(connection: Connection, segment_ids: Sequence[int] | N
             for row in rows
         ],
     )
+    if directory is not None:
+        metrics.THRESHOLDS.inc(await announce_reached(connection, directory, rows, now=now))
     metrics.PUBLISHED.inc(len(rows))
     return len(rows)
 
@@ -39,12 +47,12 @@ def _window_id(subscription_id: str, meter_id: str, segment_start: datetime, hou
     return str(derive_id("window", subscription_id, meter_id, segment_start.isoformat(), hour.isoformat()))
 
 
-async def publish_all_windows(pool: asyncpg.Pool, *, now: datetime) -> int:
+async def publish_all_windows(pool: asyncpg.Pool, directory: Directory, *, now: datetime) -> int:
     """Publish what is dirty now, page by page; returns how many windows."""
     total = 0
     while True:
         async with pool.acquire() as connection, connection.transaction():
-            published = await publish_windows(connection, now=now)
+            published = await publish_windows(connection, now=now, directory=directory)
         total += published
         if published < WINDOWS_MAX:
             return total
@@ -62,7 +70,7 @@ async def close_segments(pool: asyncpg.Pool, directory: Directory, segment_ids: 
     async with pool.acquire() as connection, connection.transaction():
         await store.lock_exclusive(connection)
         closing = await subscription_store.due_segments(connection, now=now, ids=segment_ids)
-        while await publish_windows(connection, [segment.id for segment in closing], now=now) == WINDOWS_MAX:
+        while await publish_windows(connection, [segment.id for segment in closing], now=now, directory=directory) == WINDOWS_MAX:
             pass
         totals = await window_store.segment_totals(connection, [segment.id for segment in closing])
         closed = []

@@ -58,7 +58,8 @@ async def forget_before(connection: Connection, day: date) -> int:
             await connection.execute(f"drop table if exists usage_event_{gone:%Y%m%d}")
     for table in ("usage_event_meter", "held_event", "duplicate_count"):
         await connection.execute(f"delete from {table} where day < $1", day)  # noqa: S608 - a constant
-    await connection.execute("delete from refused_event where received_at < $1::date", day)
+    for table, column in (("refused_event", "received_at"), ("report_bucket", "bucket"), ("threshold_reached", "period_start")):
+        await connection.execute(f"delete from {table} where {column} < $1::date", day)  # noqa: S608 - constants
     return len(old)
 
 

@@ -1,10 +1,13 @@
 """Windows going out and being looked at: what to publish, what a segment adds up to, usage and reconciliation."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
 from typing import Any, Literal
 
 from billing_common.db import Connection
+from billing_common.events import UsageThresholdReached
 from usage_collector.store import Reader
 
 PICK_DIRTY = """
@@ -39,6 +42,49 @@ async def segment_totals(connection: Connection, segment_ids: Sequence[int]) -> 
     for row in rows:
         totals[row["segment_id"]][row["meter_id"]] = row["total"]
     return totals
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """The windows of one meter of a subscription in a period; `until` is None for those of the segment that starts at `since`."""
+
+    subscription_id: str
+    meter_id: str
+    since: datetime
+    until: datetime | None
+
+
+async def totals_of(connection: Connection, spans: Sequence[Span]) -> dict[Span, int]:
+    """Return what the windows of each span add up to. A window belongs where its hour begins, the first of a segment where that does."""
+    rows = await connection.fetch(
+        "select i.place, sum(w.quantity)::bigint as total from unnest($1::text[], $2::text[], $3::timestamptz[], $4::timestamptz[]) "
+        "with ordinality as i(subscription_id, meter_id, since, until, place) "
+        "join segment s on s.subscription_id = i.subscription_id "
+        "and case when i.until is null then s.started_at = i.since else s.started_at < i.until end "
+        "join usage_window w on w.segment_id = s.id and w.meter_id = i.meter_id "
+        "where i.until is null or (greatest(w.hour, s.started_at) >= i.since and w.hour < i.until) group by 1",
+        [span.subscription_id for span in spans],
+        [span.meter_id for span in spans],
+        [span.since for span in spans],
+        [span.until for span in spans],
+    )
+    return {spans[row["place"] - 1]: row["total"] for row in rows}
+
+
+async def add_thresholds(connection: Connection, reached: Sequence[UsageThresholdReached]) -> list[tuple[str, datetime, str, Decimal]]:
+    """Remember thresholds; returns the keys of those that were not announced before."""
+    rows = await connection.fetch(
+        "insert into threshold_reached (subscription_id, period_start, meter_id, threshold, quantity, reached_at) "
+        "select * from unnest($1::text[], $2::timestamptz[], $3::text[], $4::numeric[], $5::bigint[], $6::timestamptz[]) "
+        "order by 1, 2, 3, 4 on conflict do nothing returning subscription_id, period_start, meter_id, threshold",
+        [event.subscription_id for event in reached],
+        [event.period_start for event in reached],
+        [event.meter_id for event in reached],
+        [event.threshold for event in reached],
+        [event.quantity for event in reached],
+        [event.occurred_at for event in reached],
+    )
+    return [(row["subscription_id"], row["period_start"], row["meter_id"], row["threshold"]) for row in rows]
 
 
 async def usage(connection: Connection, subscription_id: str, since: datetime, until: datetime, by: Literal["hour", "day"]) -> list[Any]:

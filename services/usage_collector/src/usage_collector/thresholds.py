@@ -1,0 +1,72 @@
+"""How much of a quota or of an included amount is used: each threshold is announced once per period and subscription."""
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from billing_common.db import Connection
+from billing_common.events import UsageThresholdReached
+from billing_common.outbox import announce_many
+from usage_collector import window_store
+from usage_collector.directory import Directory
+from usage_collector.limits import Limit
+from usage_collector.window_store import Span
+
+THIRTY_DAYS = timedelta(days=30)
+
+
+def span_of(limit: Limit, row: Any) -> Span:
+    """Return the period that a window belongs to."""
+    subscription_id, hour = row["subscription_id"], row["hour"].astimezone(UTC)
+    if limit.window == "calendar_month":
+        start = hour.replace(day=1, hour=0)
+        return Span(subscription_id, limit.meter_id, start, (start + timedelta(days=31)).replace(day=1))
+    start = row["segment_start"].astimezone(UTC)
+    if limit.window == "segment":
+        return Span(subscription_id, limit.meter_id, start, None)
+    start += max(0, (hour - start) // THIRTY_DAYS) * THIRTY_DAYS
+    return Span(subscription_id, limit.meter_id, start, start + THIRTY_DAYS)
+
+
+async def announce_reached(connection: Connection, directory: Directory, rows: Sequence[Any], *, now: datetime) -> int:
+    """Announce what the windows in `rows` have made their subscriptions reach; returns how many thresholds."""
+    asked: dict[Span, tuple[Limit, str]] = {}
+    for row in rows:
+        rules = await directory.rules_of(connection, (row["product_id"], row["catalogue_version"]))
+        for limit in rules.limits if rules else ():
+            if limit.meter_id == row["meter_id"]:
+                asked[span_of(limit, row)] = (limit, row["account_id"])
+    if not asked:
+        return 0
+    totals = await window_store.totals_of(connection, list(asked))
+    candidates = [
+        event
+        for span, quantity in totals.items()
+        for event in _reached(span, asked[span][0], account_id=asked[span][1], quantity=quantity, now=now)
+    ]
+    fresh = await _only_new(connection, candidates)
+    await announce_many(connection, fresh)
+    return len(fresh)
+
+
+async def _only_new(connection: Connection, candidates: Iterable[UsageThresholdReached]) -> list[UsageThresholdReached]:
+    by_key = {(event.subscription_id, event.period_start, event.meter_id, event.threshold): event for event in candidates}
+    added = await window_store.add_thresholds(connection, list(by_key.values())) if by_key else []
+    return [by_key[key] for key in sorted(added)]
+
+
+def _reached(span: Span, limit: Limit, *, account_id: str, quantity: int, now: datetime) -> list[UsageThresholdReached]:
+    return [
+        UsageThresholdReached(
+            cause_id=f"{span.subscription_id}:{span.meter_id}:{span.since.isoformat()}:{threshold.normalize():f}",
+            occurred_at=now,
+            subscription_id=span.subscription_id,
+            account_id=account_id,
+            meter_id=span.meter_id,
+            period_start=span.since,
+            threshold=threshold,
+            quantity=quantity,
+            hard_stop=limit.stops_at(threshold),
+        )
+        for threshold in limit.reached(quantity)
+    ]

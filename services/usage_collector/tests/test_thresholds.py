@@ -1,0 +1,134 @@
+"""Shares of quotas and included amounts: announced once each, however the totals move."""
+
+from collections.abc import Sequence
+from copy import deepcopy
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any
+
+import asyncpg
+import pytest
+
+from billing_common.catalogue import Catalogue
+from billing_common.events import UsageThresholdReached
+from billing_common.testing import events_in_outbox
+from usage_collector import publishing
+from usage_collector.collecting import Collector
+from usage_collector.limits import Limit, limits_of
+from usage_collector.thresholds import span_of
+
+from .conftest import CATALOGUE, FEBRUARY, JANUARY, MARCH, START, FixedClock, Publish, call, catalogue_applied, collect, renewed, state
+
+HALF, MOST, ALL = Decimal("0.5"), Decimal("0.8"), Decimal(1)
+DOCUMENT: dict[str, Any] = deepcopy(CATALOGUE)
+DOCUMENT["products"][0]["model"] = "Freemium"
+DOCUMENT["products"][0]["price"]["usage"][0]["included"] = 10
+DOCUMENT["products"][3]["quota"] |= {"calls": 10, "thresholds": ["0.8", "1"]}
+DOCUMENT["products"].append(
+    {"id": "own", "name": "Own gateway", "model": "Tier", "source": "ingest", "price": {"base": "5"}, "quota": {"calls": 4}}
+)
+
+
+@pytest.fixture
+async def ready(publish: Publish) -> None:
+    await publish(catalogue_applied(DOCUMENT))
+
+
+class Told:
+    """Counts calls and reads back what was announced of them."""
+
+    def __init__(self, pool: asyncpg.Pool, collector: Collector, clock: FixedClock) -> None:
+        self.pool, self.collector, self.clock, self.calls = pool, collector, clock, 0
+
+    async def after(self, calls: int, *, at: Any = START, **fields: Any) -> list[tuple[Decimal, int, bool]]:
+        """Return (threshold, quantity, hard stop) of everything that was announced, oldest first."""
+        await collect(self.collector, self.clock, [call(str(self.calls + n), at, **fields) for n in range(calls)])
+        self.calls += calls
+        await publishing.publish_all_windows(self.pool, self.collector.directory, now=self.clock.now())
+        return [(event.threshold, event.quantity, event.hard_stop) for event in await self.events()]
+
+    async def events(self) -> Sequence[UsageThresholdReached]:
+        async with self.pool.acquire() as connection:
+            return await events_in_outbox(connection, UsageThresholdReached)
+
+
+@pytest.fixture
+def told(pool: asyncpg.Pool, ready: None, collector: Collector, clock: FixedClock) -> Told:
+    return Told(pool, collector, clock)
+
+
+async def test_each_share_of_the_included_amount_is_announced_once(told: Told, publish: Publish) -> None:
+    await publish(state())
+    assert await told.after(4) == []
+    assert await told.after(1) == [(HALF, 5, False)]
+    assert await told.after(1, at=START + timedelta(hours=1)) == [(HALF, 5, False)]
+    assert await told.after(20) == [(HALF, 5, False), (MOST, 26, False), (ALL, 26, False)]
+    assert await told.after(5) == [(HALF, 5, False), (MOST, 26, False), (ALL, 26, False)]
+    first = (await told.events())[0]
+    assert (first.subscription_id, first.account_id, first.meter_id, first.period_start) == ("sub-1", "acct-sub-1", "calls", START)
+    assert len({event.event_id for event in await told.events()}) == 3
+
+
+async def test_a_total_that_is_corrected_announces_nothing_again(told: Told, pool: asyncpg.Pool, publish: Publish) -> None:
+    await publish(state())
+    assert await told.after(5) == [(HALF, 5, False)]
+    await pool.execute("update usage_window set quantity = 1, dirty = true")
+    assert await told.after(0) == [(HALF, 5, False)]
+    assert await told.after(5) == [(HALF, 5, False)]
+
+
+async def test_the_next_period_begins_at_nothing(told: Told, publish: Publish) -> None:
+    await publish(state())
+    await told.after(9)
+    await publish(renewed())
+    told.clock.instant = FEBRUARY + timedelta(hours=2)
+    assert (await told.after(5, at=FEBRUARY))[2:] == [(HALF, 5, False)]
+    assert [event.period_start for event in await told.events()] == [START, START, FEBRUARY]
+
+
+async def test_a_free_products_quota_is_one_of_calendar_months(told: Told, publish: Publish) -> None:
+    await publish(state(product_id="free", current_period_end=None))
+    told.clock.instant = FEBRUARY + timedelta(hours=2)
+    assert await told.after(8) == [(MOST, 8, False)]
+    assert await told.after(8, at=FEBRUARY) == [(MOST, 8, False), (MOST, 8, False)]
+    assert [event.period_start for event in await told.events()] == [JANUARY, FEBRUARY]
+
+
+async def test_only_a_gateway_that_is_not_api_management_is_told_to_stop(told: Told, publish: Publish) -> None:
+    await publish(state(product_id="own"))
+    assert await told.after(4, origin="ingest") == [(HALF, 4, False), (MOST, 4, False), (ALL, 4, True)]
+
+
+async def test_nothing_is_remembered_of_what_was_not_announced(told: Told, pool: asyncpg.Pool, publish: Publish) -> None:
+    await publish(state())
+    await collect(told.collector, told.clock, [call(f"lost {n}", START) for n in range(10)])
+    async with pool.acquire() as connection:
+        transaction = connection.transaction()
+        await transaction.start()
+        await publishing.publish_windows(connection, now=told.clock.now(), directory=told.collector.directory)
+        await transaction.rollback()  # killed before the commit
+    assert [share for share, *_ in await told.after(0)] == [HALF, MOST, ALL]
+
+
+def test_a_quota_goes_before_an_included_amount_of_the_same_meter() -> None:
+    document = deepcopy(DOCUMENT)
+    document["products"][0]["quota"] = {"calls": 50, "beyond": "overage"}
+    document["products"][0]["source"] = "ingest"
+    (limit,) = limits_of(Catalogue.from_document(document).product("payg"))
+    assert (limit.amount, limit.window, limit.stops_at(ALL)) == (50, "calendar_month", False)
+
+
+@pytest.mark.parametrize(
+    ("window", "hour", "since", "until"),
+    [
+        ("segment", FEBRUARY, START, None),
+        ("calendar_month", FEBRUARY, FEBRUARY, MARCH),
+        ("calendar_month", START.replace(minute=0), JANUARY, FEBRUARY),
+        ("30_days", START.replace(minute=0), START, START + timedelta(days=30)),
+        ("30_days", START + timedelta(days=30), START + timedelta(days=30), START + timedelta(days=60)),
+    ],
+)
+def test_a_window_belongs_to_one_period(window: Any, hour: Any, since: Any, until: Any) -> None:
+    row = {"subscription_id": "sub-1", "hour": hour, "segment_start": START}
+    span = span_of(Limit("calls", 10, (ALL,), window), row)
+    assert (span.since, span.until) == (since, until)
