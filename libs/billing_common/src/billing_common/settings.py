@@ -1,5 +1,6 @@
 """Settings every service has, and the two outside systems some have. A service's own settings module extends these."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Literal, NoReturn, TypeVar
@@ -9,20 +10,27 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 __all__ = ["ApimSettings", "KafkaSettings", "ServiceSettings", "SettingsConfigDict", "StripeSettings", "load_settings"]
 
-SECRETS = Path("/run/secrets")  # where containers mount secrets: a file named like the variable serves as well
+# Where containers mount secrets: a file named like the variable serves as well.
+SECRETS = Path(os.environ.get("TURNPIKE_SECRETS_FOLDER", "/run/secrets"))
 S = TypeVar("S", bound=BaseSettings)
 Port = int
 
 
-class KafkaSettings(BaseSettings):
-    """How Kafka is reached."""
+class ContainerSettings(BaseSettings):
+    """The base of all others: of several bases the last one's configuration holds, so each must know the folder."""
 
     model_config = SettingsConfigDict(frozen=True, secrets_dir=SECRETS if SECRETS.is_dir() else None)
 
+
+class KafkaSettings(ContainerSettings):
+    """How Kafka is reached."""
+
     kafka_bootstrap_servers: str = Field(description="host:port, comma separated")
-    kafka_security_protocol: Literal["PLAINTEXT", "SASL_SSL", "SASL_PLAINTEXT", "SSL"] = "PLAINTEXT"
-    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "PLAIN"
-    kafka_sasl_username: str = ""
+    kafka_security_protocol: Literal["PLAINTEXT", "SASL_SSL", "SASL_PLAINTEXT", "SSL"] = Field(
+        default="PLAINTEXT", description="SASL_SSL for Event Hubs"
+    )
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(default="PLAIN", description="PLAIN for Event Hubs")
+    kafka_sasl_username: str = Field(default="", description="$ConnectionString for Event Hubs")
     kafka_sasl_password: SecretStr = SecretStr("")
 
 
@@ -63,22 +71,22 @@ class ServiceSettings(KafkaSettings):
         return tuple(key.strip() for key in self.internal_token_keys.get_secret_value().split(","))
 
 
-class StripeSettings(BaseSettings):
+class StripeSettings(ContainerSettings):
     """Where Stripe is. Without base addresses the SDK's own are used."""
 
-    stripe_api_key: SecretStr
-    stripe_api_base: str | None = None
-    stripe_meter_events_base: str | None = None
+    stripe_api_key: SecretStr = Field(description="a restricted key, rk_..., with this service's permissions: docs/how-to/deploy.md")
+    stripe_api_base: str | None = Field(default=None, description="the sandbox; Stripe itself when absent")
+    stripe_meter_events_base: str | None = Field(default=None, description="the sandbox; Stripe itself when absent")
     stripe_timeout_seconds: float = Field(default=20, gt=0)
 
 
-class ApimSettings(BaseSettings):
+class ApimSettings(ContainerSettings):
     """Which API Management service. Without a static token `DefaultAzureCredential` is used."""
 
     apim_base_url: str = "https://management.azure.com"
-    apim_subscription_id: str
-    apim_resource_group: str
-    apim_service_name: str
+    apim_subscription_id: str = Field(description="the Azure subscription of the API Management service")
+    apim_resource_group: str = Field(description="its resource group")
+    apim_service_name: str = Field(description="its name")
     apim_ca_file: FilePath | None = Field(default=None, description="CA of the sandbox's certificate")
     apim_static_token: SecretStr | None = Field(default=None, description="sandbox only: a fixed bearer token")
     apim_timeout_seconds: float = Field(default=30, gt=0)
