@@ -1,24 +1,22 @@
 """One running stack for all integration tests of this folder, and the services' last words when one fails."""
 
+import json
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from dateutil.relativedelta import relativedelta
-
-import json
+from whole_system import World, reserve_ports
 
 from embedded_servers import places
 from turnpike_cli.catalogue_commands import MODELS_FILE
 from turnpike_cli.doors import Doors
 from turnpike_cli.parts import SERVICE_NAMES
 from turnpike_cli.stack import Stack
-from whole_system import World, reserve_ports
 
 LINES_SHOWN = 12
 WIDTH = 400

@@ -5,10 +5,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+from whole_system import Customer, World
 
 from turnpike_cli.clock import Step
-from turnpike_cli.parts import SERVICE_NAMES
-from whole_system import Customer, World
 
 pytestmark = [pytest.mark.xdist_group("stack"), pytest.mark.timeout(420)]
 QUANTITY = 30_000

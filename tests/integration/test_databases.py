@@ -2,12 +2,13 @@
 
 import asyncpg
 import pytest
+from whole_system import World
 
 from turnpike_cli.parts import SERVICE_NAMES
-from whole_system import World
 
 pytestmark = [pytest.mark.xdist_group("stack"), pytest.mark.timeout(120)]
 TABLES = "select schemaname as schema, tablename as name from pg_tables where schemaname = any($1::text[]) order by 1, 2"
+ROLES = "select rolname, rolsuper or rolcreaterole or rolcreatedb or rolbypassrls as powerful from pg_roles where rolname = any($1)"
 
 
 @pytest.mark.parametrize("role", SERVICE_NAMES)
@@ -36,10 +37,7 @@ async def test_no_role_reads_or_writes_the_tables_of_another_service(world: Worl
 async def test_no_role_may_do_what_only_an_administrator_may(world: World) -> None:
     connection = await asyncpg.connect(world.stack.wiring.superuser_dsn, timeout=10)
     try:
-        rows = await connection.fetch(
-            "select rolname, rolsuper or rolcreaterole or rolcreatedb or rolbypassrls as powerful from pg_roles where rolname = any($1::text[])",
-            list(SERVICE_NAMES),
-        )
+        rows = await connection.fetch(ROLES, list(SERVICE_NAMES))
     finally:
         await connection.close(timeout=5)
     assert {row["rolname"]: row["powerful"] for row in rows} == dict.fromkeys(SERVICE_NAMES, False)

@@ -1,4 +1,4 @@
-"""Poison in every topic that any service reads: set aside with its cause, the partition goes on, and a person finds it and sends it again."""
+"""Poison in every topic that any service reads is set aside with its cause, the partition goes on, and a person can send it again."""
 
 import json
 import subprocess
@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from whole_system import World, eventually
 
 from billing_common.events import ALL_EVENTS
 from embedded_servers import places
 from turnpike_cli.parts import SERVICE_NAMES
-from whole_system import World, eventually
 
-pytestmark = [pytest.mark.xdist_group("stack"), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.xdist_group("stack"), pytest.mark.timeout(420)]
 POISONS: dict[str, bytes | None] = {
     "no JSON": b"this is no event {",
     "no text": b"\xff\xfe\x00",
@@ -97,7 +97,8 @@ async def last_records(world: World, topics: set[str]) -> dict[str, Any]:
     consumer = AIOKafkaConsumer(bootstrap_servers=world.stack.wiring.kafka, enable_auto_commit=False)
     await consumer.start()
     try:
-        parts = [TopicPartition(topic, number) for topic in topics for number in consumer.partitions_for_topic(topic) or {0}]
+        await consumer.topics()  # fetches what it knows of partitions
+        parts = [TopicPartition(topic, number) for topic in topics for number in consumer.partitions_for_topic(topic) or ()]
         consumer.assign(parts)
         ends = await consumer.end_offsets(parts)
         found: dict[str, Any] = {}
@@ -165,7 +166,7 @@ async def committed_offset(world: World, group: str, place: Placed) -> int:
         async def ask() -> int:
             return await consumer.committed(part) or 0
 
-        return await eventually(f"{group} to pass offset {place.good}", ask, lambda offset: offset > place.good, seconds=40)
+        return await eventually(f"{group} to pass offset {place.good}", ask, lambda offset: offset > place.good)
     finally:
         await consumer.stop()
 

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from whole_system import reserve_ports
 
 pytestmark = [pytest.mark.xdist_group("demo"), pytest.mark.timeout(420)]
@@ -43,7 +42,7 @@ def processes_of(folder: Path) -> list[str]:
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            if str(folder) in (process / "cmdline").read_text() or str(folder) == os.readlink(process / "cwd"):
+            if str(folder) in (process / "cmdline").read_text() or folder == (process / "cwd").readlink():
                 found.append(process.name)
         except OSError:
             continue

@@ -5,10 +5,9 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-
 from whole_system import Customer, World, eventually
 
-pytestmark = [pytest.mark.xdist_group("stack"), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.xdist_group("stack"), pytest.mark.timeout(420)]
 METER_EVENTS = "/v1/billing/meter_events"
 
 
