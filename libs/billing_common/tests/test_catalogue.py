@@ -133,6 +133,14 @@ def test_a_name_that_stands_twice_is_refused() -> None:
         Catalogue.parse('{"version": 1, "version": 1, "products": []}')
 
 
+@pytest.mark.parametrize("letter", ["\\u0000", "\\n", "\\ud800"], ids=["a zero byte", "a line feed", "half a letter"])
+def test_a_text_that_cannot_be_shown_is_refused_with_its_line(letter: str) -> None:
+    with pytest.raises(CatalogueError) as refused:
+        Catalogue.parse(FILE.read_text().replace('"Developer"', f'"Deve{letter}loper"'))
+    assert "control character" in refused.value.problems[0].message
+    assert refused.value.problems[0].line > 1
+
+
 def test_an_unknown_product_is_named_with_the_nearest() -> None:
     with pytest.raises(UnknownProductError, match='Did you mean "standard"'):
         Catalogue.parse(FILE.read_text()).product("standart")

@@ -4,6 +4,7 @@ import re
 from decimal import Decimal
 from json.decoder import JSONDecodeError, scanstring  # type: ignore[attr-defined]
 from typing import Any
+from unicodedata import category
 
 Path = tuple[str | int, ...]
 DEPTH_MAX = 32
@@ -94,6 +95,8 @@ class Source:
         except JSONDecodeError as error:
             self._at = error.pos
             raise self._error("the text in quotes is not valid JSON: " + error.msg.lower()) from error
+        if any(category(letter) in {"Cc", "Cs"} for letter in value):
+            raise self._error("the text in quotes holds a control character, which no page, invoice or database can show")
         return str(value)
 
     def _array(self, path: Path) -> list[Any]:

@@ -89,7 +89,7 @@ async def apply_lock(pool: asyncpg.Pool) -> AsyncIterator[None]:
     """Let one apply run at a time, in all replicas; it ends with the connection, so a killed process leaves no lock behind."""
     async with pool.acquire() as connection:
         if not await connection.fetchval("select pg_try_advisory_lock(hashtext('checkout.catalogue_apply'))"):
-            raise ApplyRunningError
+            raise ApplyRunningError("another apply of a catalogue is at work: wait until it has ended, then apply again")
         try:
             yield
         finally:
