@@ -70,13 +70,14 @@ class BarChart:
     table: Sequence[Sequence[str]]
 
 
-def scale(high: float) -> list[float]:
-    """Return round grid values from zero to at least `high`, at most six of them."""
+def scale(high: float, *, step_min: float = 0) -> list[float]:
+    """Return round grid values from zero to at least `high`, at most six of them; counts have no steps below 1."""
     if high <= 0:
         return [0.0, 1.0]
     rough = high / (GRID_LINES_MAX - 1)
     unit = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * unit for factor in (1, 2, 2.5, 5, 10) if factor * unit >= rough * (1 - 1e-9))
+    step = max(step, step_min)
     return [index * step for index in range(math.ceil(high / step - 1e-9) + 1)]
 
 
@@ -130,7 +131,7 @@ def bar_chart(
     title: str, bars: Sequence[Bar], *, heading: str, unit: str, every: int = 7, text: Callable[[float], str] = short_count
 ) -> BarChart:
     """Place bars side by side; only every n-th is labelled, so that labels never touch."""
-    rows = scale(max((bar.value for bar in bars), default=0))
+    rows = scale(max((bar.value for bar in bars), default=0), step_min=1)
     slot = 100 / max(1, len(bars))
     places = [
         BarPlace(

@@ -40,11 +40,15 @@ class Standing:
 
 
 def period_of(product: Product, subscription: Subscription, now: datetime) -> Period:
-    """Return the period that is running: Stripe's where it names one, the catalogue's otherwise."""
+    """Return the period that is running: Stripe's where it names one, the catalogue's otherwise.
+
+    Stripe's first period begins with the subscription; what its fee is a part of is the whole period, which ends with it.
+    """
+    whole = rating.period_at(product, started_at=subscription.started_at or subscription.requested_at, at=now)
     start, end = subscription.period_start, subscription.period_end
-    if start is not None and end is not None and start <= now < end:
+    if start is not None and end is not None and start <= now < end != whole.end:
         return Period(start, end)
-    return rating.period_at(product, started_at=subscription.started_at or subscription.requested_at, at=now)
+    return whole
 
 
 def standing(
@@ -98,5 +102,11 @@ def _chart(by_day: Mapping[date, int], period: Period, now: datetime) -> BarChar
         first + timedelta(days=offset) for offset in range((period.end - timedelta(seconds=1)).date().toordinal() - first.toordinal() + 1)
     ]
     bars = [Bar(f"{day.day} {day:%b}", by_day.get(day, 0), unfinished=day == today) for day in days]
-    chart = bar_chart("Usage per day", bars, heading="Day", unit="Usage")
+    chart = bar_chart(f"Usage per day, {_months(days)}", bars, heading="Day", unit="Usage")
     return replace(chart, table=chart.table[: sum(day <= today for day in days)])  # days to come have no figures yet
+
+
+def _months(days: list[date]) -> str:
+    """Return "February 2027", or "January to February 2027"."""
+    first, last = days[0], days[-1]
+    return f"{last:%B %Y}" if (first.year, first.month) == (last.year, last.month) else f"{first:%B} to {last:%B %Y}"

@@ -1,0 +1,42 @@
+"""Where a subscription stands: the bill so far is what the invoice will be, in the first, partial period too."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from billing_common.catalogue import Catalogue
+from billing_common.rating import Period
+from delegation_gateway.domain import Subscription
+from delegation_gateway.read_models import Usage
+from delegation_gateway.standing import period_of, standing
+
+MODELS = Path(__file__).parents[3] / "monetizationModels.json"
+CATALOGUE = Catalogue.parse(MODELS.read_text())
+BASIC = next(product for product in CATALOGUE.products if product.id == "basic")
+START = datetime(2027, 2, 1, 9, tzinfo=UTC)
+MARCH = datetime(2027, 3, 1, tzinfo=UTC)
+FIRST_OF_FEBRUARY = datetime(2027, 2, 1, tzinfo=UTC)
+NEW = Subscription(
+    subscription_id="a", account_id="b", product_id="basic", catalogue_version=1, display_name="Shop", requested_currency="usd",
+    requested_at=START, request_state="done", request_reason=None, status="active", currency="usd", started_at=START,
+    period_start=START, period_end=MARCH, cancel_at_period_end=False, cancel_at=None, ended_at=None, is_at_stripe=True,
+    cancellation=None, access="granted", access_reason=None, sid="s",
+)  # fmt: skip
+
+
+def test_the_first_partial_period_costs_its_part_of_the_fee() -> None:
+    now = START + timedelta(days=3)
+    period = period_of(BASIC, NEW, now)
+    assert period == Period(FIRST_OF_FEBRUARY, MARCH)
+    so_far = standing(CATALOGUE, BASIC, NEW, Usage({}, {now.date(): 1}, None), period=period, now=now)
+    assert so_far.total_minor == 1475
+    assert so_far.chart is not None
+    assert so_far.chart.title == "Usage per day, February 2027"
+
+
+@pytest.mark.parametrize("end", [datetime(2027, 3, 8, tzinfo=UTC), datetime(2027, 2, 20, tzinfo=UTC)])
+def test_a_period_that_stripe_places_otherwise_is_taken_from_stripe(end: datetime) -> None:
+    moved = replace(NEW, period_end=end)
+    assert period_of(BASIC, moved, START + timedelta(days=3)) == Period(START, end)
