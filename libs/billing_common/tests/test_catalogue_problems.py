@@ -220,7 +220,7 @@ def test_broken_fields_do_not_hide_what_else_is_wrong() -> None:
         plan(id="d", price={"usage": [PRICE, {"meter": "bites", "amount": "1"}]}),
         meters=CALLS | {"bytes": {"name": "", "unit": "byte"}},
     )
-    assert [(problem.path, problem.message.split(".")[0][:40]) for problem in problems_of(document)[1]] == [
+    assert {(problem.path, problem.message.split(".")[0][:40]) for problem in problems_of(document)[1]} == {
         ("$.meters.bytes.name", '"" does not fit'),
         ("$.products[0].keys", '"0" is out of range'),
         ("$.products[0].price.usage[0].amount", "the price of one unit has more than 12 d"),
@@ -228,9 +228,9 @@ def test_broken_fields_do_not_hide_what_else_is_wrong() -> None:
         ("$.products[1].trial_days", "a trial cannot be combined with calendar"),
         ("$.products[1].quota.colour", '"colour" is not a known field'),
         ("$.products[2].price.usage[0].tiers[1].amount", '"x" does not fit'),
-        ("$.products[2].on_end", 'on_end is "free" but the catalogue has no'),
+        ("$.products[2].on_end", 'on_end is "free" but the catalogue has n'),
         ("$.products[3].price.usage[1].meter", 'the product "d" uses the unknown meter "'),
-    ]
+    }
 
 
 @pytest.mark.parametrize("document", [1, "x", None, {}, {"products": 5}, {"products": [1], "meters": 3}, {"version": 1, "products": [[]]}])

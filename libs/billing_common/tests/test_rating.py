@@ -1,4 +1,4 @@
-"""Prices at their boundaries, and against a slow calculator that shares no code with the real one."""
+"""Prices at their boundaries, facts of a subscription, and questions without sense."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from billing_common.catalogue import Catalogue
 from billing_common.money import display, exponent, plain, round_half_up
-from billing_common.rating import Facts, Period, RatingError, as_quote, period_at, rate
+from billing_common.rating import Facts, Period, QuantityChange, RatingError, as_quote, period_at, rate
 
 CATALOGUE = Catalogue.parse((Path(__file__).parents[3] / "monetizationModels.json").read_text())
 NOVEMBER = Period(datetime(2026, 11, 1, tzinfo=UTC), datetime(2026, 12, 1, tzinfo=UTC))
@@ -155,69 +155,35 @@ def test_money_is_shown_with_the_decimals_of_its_currency() -> None:
     assert (exponent("isk"), plain(Decimal("1E-7")), round_half_up(Decimal("2.5"))) == (2, "0.0000001", 3)
 
 
-# --- the slow calculator: call by call, in fractions, from the raw JSON -------------------------------------------------------
-
-amounts = st.decimals(min_value=0, max_value=99, places=3).map(str)
-
-
-@st.composite
-def tiered(draw: st.DrawFn) -> dict[str, Any]:
-    ends = sorted(draw(st.sets(st.integers(1, 60), min_size=0, max_size=3)))
-    tiers = [{"up_to": end, "amount": draw(amounts), "flat": draw(st.sampled_from(["0", "1.50"]))} for end in [*ends, None]]
-    return usage(tiers=tiers, mode=draw(st.sampled_from(["graduated", "volume"])))
-
-
-@st.composite
-def plain_usage(draw: st.DrawFn) -> dict[str, Any]:
-    rounding = draw(st.sampled_from(["exact", "started", "completed"]))
-    included = draw(st.integers(0, 50)) if rounding == "exact" else 0
-    return usage(amount=draw(amounts), per=draw(st.sampled_from([1, 10, 100])), included=included, rounding=rounding)
-
-
-def half_up(cents: Fraction) -> int:
-    return (2 * cents.numerator + cents.denominator) // (2 * cents.denominator)
-
-
-def slow_total(price: dict[str, Any], calls: int) -> int:
-    entry = price["usage"][0]
-    if "tiers" in entry:
-        return slow_tiers(entry, calls)
-    cents, per = Fraction(entry["amount"]) * 100, entry["per"]
-    if entry["rounding"] == "exact":
-        return half_up(sum((cents / per for call in range(1, calls + 1) if call > entry["included"]), Fraction(0)))
-    blocks = 0
-    for call in range(1, calls + 1):
-        blocks += call % per == (1 % per if entry["rounding"] == "started" else 0)
-    return half_up(cents * blocks)
-
-
-def slow_tiers(entry: dict[str, Any], calls: int) -> int:
-    def tier_of(call: int) -> int:
-        return next(number for number, tier in enumerate(entry["tiers"]) if tier["up_to"] is None or call <= tier["up_to"])
-
-    spent: dict[int, Fraction] = {}
-    for call in range(1, calls + 1):
-        number = tier_of(calls if entry["mode"] == "volume" else call)
-        spent[number] = spent.get(number, Fraction(0)) + Fraction(entry["tiers"][number]["amount"]) * 100
-    entered = spent.keys() | {tier_of(calls) if entry["mode"] == "volume" else 0}
-    return sum(half_up(amount) for amount in spent.values()) + sum(half_up(Fraction(entry["tiers"][n]["flat"]) * 100) for n in entered)
-
-
-@settings(max_examples=150, deadline=None)
-@given(price=st.one_of(tiered(), plain_usage()), calls=st.integers(0, 300))
-def test_the_result_equals_a_slow_calculation_call_by_call(price: dict[str, Any], calls: int) -> None:
-    assert total(one_price("Hybrid", price), calls) == slow_total(price, calls)
-
-
 @settings(max_examples=60, deadline=None)
 @given(product=st.sampled_from([product.id for product in CATALOGUE.products]), calls=st.integers(0, 10**12), more=st.integers(0, 10**9))
 def test_more_usage_never_costs_less(product: str, calls: int, more: int) -> None:
     assert 0 <= total(CATALOGUE, calls, product) <= total(CATALOGUE, calls + more, product)
 
 
+def test_a_change_of_quantity_gives_back_and_charges_the_rest_of_the_period() -> None:
+    middle, later = datetime(2026, 11, 16, tzinfo=UTC), datetime(2026, 11, 21, tzinfo=UTC)
+    changes = (QuantityChange(middle, 3), QuantityChange(later, 2))
+    facts = Facts(started_at=NOVEMBER.start, quantity_changes=changes)
+    rated = rate(CATALOGUE, CATALOGUE.product("basic"), period=NOVEMBER, usage={}, facts=facts)
+    assert [(line.quantity, line.amount_minor) for line in rated.lines] == [(1, 1495), (1, -748), (3, 2243), (3, -1495), (2, 997)]
+    december = Period(NOVEMBER.end, datetime(2027, 1, 1, tzinfo=UTC))
+    assert rate(CATALOGUE, CATALOGUE.product("basic"), period=december, usage={}, facts=facts).total_minor == 2 * 1495
+
+
+def test_credit_pays_at_most_the_total_and_is_no_line() -> None:
+    rated = [
+        rate(CATALOGUE, CATALOGUE.product("basic"), period=NOVEMBER, usage={}, facts=Facts(started_at=NOVEMBER.start, credit_minor=credit))
+        for credit in (0, 1000, 5000)
+    ]
+    assert [(one.total_minor, one.due_minor) for one in rated] == [(1495, 1495), (1495, 495), (1495, 0)]
+    assert len({one.lines for one in rated}) == 1
+
+
 @settings(max_examples=60, deadline=None)
 @given(second=st.integers(0, 30 * 86_400 - 1))
 def test_the_prorated_fee_is_the_nearest_cent_of_its_share(second: int) -> None:
     started = NOVEMBER.start + timedelta(seconds=second)
-    expected = half_up(Fraction(1495) * (30 * 86_400 - second) / (30 * 86_400))
+    share = Fraction(1495) * (30 * 86_400 - second) / (30 * 86_400)
+    expected = (2 * share.numerator + share.denominator) // (2 * share.denominator)
     assert total(CATALOGUE, 0, "basic", Facts(started_at=started)) == expected

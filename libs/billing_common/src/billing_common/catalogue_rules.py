@@ -161,6 +161,9 @@ def _check_usage(product: Product, usage: UsagePrice, path: Path, problems: Prob
         problems.add((*path, "mode"), "the model Volume charges the whole quantity at one rate", '"mode": "volume"')
     if product.model == "VolumeDiscount" and not usage.discounts:
         problems.add((*path, "discounts"), "the model VolumeDiscount needs discounts", f"entries, or a text such as {EXAMPLE}")
+    if usage.mode == "volume" and usage.included:
+        allowed = "0, or a first tier or discount without a charge"
+        problems.add((*path, "included"), "volume charges the whole quantity, so the included units would be charged too", allowed)
     if usage.tiers and (usage.included or usage.discounts):
         problems.add((*path, "tiers"), 'tiers stand alone: no "included" and no "discounts" beside them', "a first tier with the amount 0")
     for name in ("tiers", "discounts"):
