@@ -8,7 +8,7 @@ WORKERS ?= 2
 MEMBERS := $(patsubst %/pyproject.toml,%,$(wildcard libs/*/pyproject.toml services/*/pyproject.toml sandbox/*/pyproject.toml cli/pyproject.toml))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down status demo check format lint types contracts contracts-check unit test lock bench
+.PHONY: help setup up down status demo check format lint types contracts contracts-check unit test test-deep lock bench
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -53,6 +53,9 @@ unit: setup ## run the tests alone; TESTS="path ..." chooses some
 	@$(BIN)/pytest -n $(WORKERS) --dist loadgroup $(TESTS)
 
 test: setup check unit ## everything that must hold before a change goes in
+
+test-deep: setup ## compare the prices of 100,000 random catalogues and usages with a slow calculator
+	@$(BIN)/python -m bench.rating_deep
 
 lock: setup ## pin all dependencies again, with hashes and without addresses
 	@.boot/bin/uv lock --quiet

@@ -6,12 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench import access, demo, footprint
+from bench import access, demo, footprint, rating
 
 RESULTS = Path(__file__).parent / "results"
 WARM: dict[str, Callable[[int | None], dict[str, Any]]] = {
     "access": access.measure,
     "footprint": footprint.measure,
+    "rating": rating.measure,
     "demo": lambda runs: demo.measure(runs, cold=False),
 }
 

@@ -1,9 +1,11 @@
 """Each example of the documentation can be sold, and costs what its text says."""
 
+import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from jsonschema import Draft202012Validator
 
 from billing_common.catalogue import Catalogue
 from billing_common.catalogue_model import PricingModel
@@ -87,6 +89,19 @@ def test_every_example_and_every_model_is_tested() -> None:
     assert products == set(TOTALS)
     models = {product.model for name in tested for product in example(name).products}
     assert models == set(PricingModel.__args__)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", sorted({name for name, _ in TOTALS}))
+def test_an_example_is_published_and_read_back_the_same(name: str) -> None:
+    catalogue = example(name)
+    assert Catalogue.from_document(json.loads(json.dumps(catalogue.document()))) == catalogue
+    assert Catalogue.parse(json.dumps(catalogue.document())) == catalogue
+
+
+@pytest.mark.parametrize("name", sorted({name for name, _ in TOTALS} - {"older-form"}))
+def test_an_editor_accepts_an_example_by_the_published_schema(name: str) -> None:
+    schema = json.loads((ROOT / "contracts" / "monetizationModels.schema.json").read_text())
+    assert not list(Draft202012Validator(schema).iter_errors(json.loads((FOLDER / f"{name}.json").read_text())))
 
 
 @pytest.mark.parametrize(

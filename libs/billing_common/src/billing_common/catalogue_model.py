@@ -3,7 +3,16 @@
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    SerializerFunctionWrapHandler,
+    WithJsonSchema,
+    model_serializer,
+)
 
 from billing_common.catalogue_notation import EXAMPLE, discounts_of
 from billing_common.money import plain
@@ -93,7 +102,18 @@ class Meter(Part):
         return self.weight
 
 
-class Tier(Part):
+class Bounded(Part):
+    """A slice up to a last unit, or without an end."""
+
+    up_to: Count | None
+
+    @model_serializer(mode="wrap")
+    def _with_its_end(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Write the end also where it is null: there it has a meaning, and the field is required."""
+        return {"up_to": self.up_to, **write(self)}
+
+
+class Tier(Bounded):
     """A slice of usage at its own rate."""
 
     up_to: Count | None = Field(description="last unit of the tier; null in the last tier: no end")
@@ -101,7 +121,7 @@ class Tier(Part):
     flat: Amount = Field(default=Decimal(0), description="added once when the tier is entered; in the first tier always")
 
 
-class VolumeDiscount(Part):
+class VolumeDiscount(Bounded):
     """A slice of usage with a discount on the standard amount."""
 
     up_to: Count | None = Field(description="last unit; null in the last entry: no end")
