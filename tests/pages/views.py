@@ -1,0 +1,152 @@
+"""Every page, as somebody meets it: who looks, where, what they do first, and what it answers."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from playwright.async_api import Page
+from scene import NAMES, Scene
+
+Act = Callable[[Page], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class View:
+    """A page to look at. `act` is done after it has loaded and ends on what is to be seen."""
+
+    name: str
+    address: str
+    person: str = ""
+    status: int = 200
+    act: Act | None = None
+
+
+async def all_views(scene: Scene) -> list[View]:
+    return [*await _public(scene), *await _own(scene), *await _subscriptions(scene), *await _stripe(scene), *await _portal(scene)]
+
+
+def press(words: str, **fields: str) -> Act:
+    """Fill in fields by name, then press the button with these words."""
+
+    async def act(page: Page) -> None:
+        for name, value in fields.items():
+            await page.fill(f"[name={name}]", value)
+        async with page.expect_navigation():
+            await page.get_by_role("button", name=words, exact=True).first.click()
+
+    return act
+
+
+async def _public(scene: Scene) -> list[View]:
+    base = scene.places.turnpike
+    return [
+        View("home", f"{base}/"),
+        View("pricing", f"{base}/pricing"),
+        View("pricing-wrong", f"{base}/pricing?calls=many", status=422),
+        View("register", f"{base}/register"),
+        View("register-wrong", f"{base}/register", act=press("Create account", email="nobody", password="short")),
+        View("sign-in", f"{base}/sign-in"),
+        View("sign-in-wrong", f"{base}/sign-in", act=press("Sign in", email="nobody@example.com", password="not the password")),
+        View("not-found", f"{base}/nothing-here", status=404),
+        View("bad-link", f"{base}/apim-delegation?operation=SignIn&returnUrl=/&salt=c2FsdA%3D%3D&sig=AAAA", status=403),
+    ]
+
+
+async def _own(scene: Scene) -> list[View]:
+    base = scene.places.turnpike
+    used = await scene.delegation_link("kim", "/delegation-subscribe?productId=free")
+    await _use_link(scene, used)
+    return [
+        View("home-signed-in", f"{base}/", "sam"),
+        View("subscriptions", f"{base}/subscriptions", "sam"),
+        View("subscriptions-empty", f"{base}/subscriptions", "new"),
+        View("subscribe", await scene.delegation_link("new", "/delegation-subscribe?productId=standard"), "new"),
+        View("begun-already", await scene.delegation_link("pat", "/delegation-subscribe?productId=standard"), "pat", 409),
+        View("subscribe-free", await scene.delegation_link("pat", "/delegation-subscribe?productId=free"), "pat"),
+        View(
+            "subscribe-wrong",
+            await scene.delegation_link("pat", "/delegation-subscribe?productId=pro"),
+            "pat",
+            act=press("Go on to payment", display_name=""),
+        ),
+        View("used-link", used, "kim", 410),
+        View("other-persons-link", await scene.delegation_link("pat", "/delegation-subscribe?productId=payg"), "new", 403),
+        View("change-password", await scene.delegation_link("new", "/change-password"), "new", 501),
+        View("change-profile", await scene.delegation_link("new", "/delegation-changeProfile"), "new", 501),
+        View("close-account", await scene.delegation_link("new", "/delegation-closeAccount"), "new", 501),
+        View("sign-in-again", await scene.delegation_link("new", "/signin"), "new"),
+        View("sign-out", await _sign_out_link(scene), "new"),
+    ]
+
+
+async def _use_link(scene: Scene, link: str) -> None:
+    """Order with this link, so that it has been used; the order itself is cancelled."""
+    browser = scene.people["kim"].browser
+    offer = await browser.open(link)
+    page = await browser.submit(offer, "", {"display_name": "First try", "consent": "yes"}, action="/apim-delegation")
+    address = page.url.removesuffix("/ready")
+    await browser.wait_for(f"{address}/ready", lambda shown: shown.has("Your key is ready"))
+    question = await browser.open(f"{address}/cancel")
+    await browser.submit(question, "", action="/cancel")
+
+
+async def _sign_out_link(scene: Scene) -> str:
+    return await scene.delegation_link("new", "/signout")
+
+
+async def _subscriptions(scene: Scene) -> list[View]:
+    sam, lee, kim, pat = (scene.people[name] for name in ("sam", "lee", "kim", "pat"))
+    listed = await pat.browser.open(f"{scene.places.turnpike}/subscriptions")
+    unpaid = listed.link(NAMES["standard"])
+    active = sam.bought["standard"].page
+    return [
+        View("subscription", active, "sam"),
+        View("subscription-key", active, "sam", act=press("Show")),
+        View("subscription-developer", sam.bought["developer"].page, "sam"),
+        View("subscription-free", sam.bought["free"].page, "sam"),
+        View("subscription-ended", sam.bought["payg"].page, "sam"),
+        View("subscription-ending", sam.bought["basic"].page, "sam"),
+        View("subscription-suspended", lee.bought["basic"].page, "lee"),
+        View("subscription-past-due", kim.bought["standard"].page, "kim"),
+        View("subscription-unpaid", unpaid, "pat"),
+        View("not-paid", f"{unpaid}/not-paid", "pat"),
+        View("ready", f"{active}/ready", "sam"),
+        View("ready-ended", f"{sam.bought['payg'].page}/ready", "sam"),
+        View("waiting", f"{unpaid}/ready", "pat"),
+        View("cancel", f"{active}/cancel", "sam"),
+        View("cancel-free", f"{sam.bought['free'].page}/cancel", "sam"),
+        View("somebody-elses", active, "kim", 404),
+        View("signed-out", active),
+    ]
+
+
+async def _stripe(scene: Scene) -> list[View]:
+    async def decline(page: Page) -> None:
+        button = (await page.get_by_role("button").filter(has_text="Pay $").first.text_content() or "").strip()
+        await press(button, number="4000 0000 0000 0002", expiry="12/40", cvc="123", name="Sample")(page)
+
+    checkout = await scene.checkout_page()
+    return [
+        View("stripe-overview", f"{scene.stripe}/"),
+        View("stripe-webhooks", f"{scene.stripe}/webhooks"),
+        View("stripe-invoice", await scene.invoice_page()),
+        View("checkout", checkout),
+        View("checkout-declined", checkout, act=decline),
+        View("billing", await scene.billing_page("sam", "standard")),
+        View("billing-past-due", await scene.billing_page("kim", "standard")),
+        View("stripe-not-found", f"{scene.stripe}/nothing-here", status=404),
+    ]
+
+
+async def _portal(scene: Scene) -> list[View]:
+    base = scene.places.portal
+    return [
+        View("portal-home", f"{base}/"),
+        View("portal-home-signed-in", f"{base}/", "sam"),
+        View("portal-products", f"{base}/products"),
+        View("portal-product", f"{base}/products/standard", "sam"),
+        View("portal-product-signed-out", f"{base}/products/standard"),
+        View("portal-profile", f"{base}/profile", "sam"),
+        View("portal-profile-keys", f"{base}/profile", "sam", act=press("Show keys")),
+        View("portal-profile-empty", f"{base}/profile", "pat"),
+        View("portal-not-found", f"{base}/nothing-here", status=404),
+    ]
