@@ -125,7 +125,6 @@ class Stack:
             launching = pool.submit(self._launch_all, services) if warm else None
             furnishing = None if warm else pool.submit(self._furnish, servers)
             if SANDBOX_APIM in wanted:
-                self._wait_ready([SANDBOX_STRIPE], quiet=True)  # it asks for the time once, at its start
                 self._launch(SANDBOX_APIM)
             for task in filter(None, (*servers, furnishing, launching)):
                 task.result()
@@ -198,6 +197,7 @@ class Stack:
         """Wait for the CA that the API Management sandbox makes at its first start: services refuse a file that is not there."""
         end = time.monotonic() + READY_SECONDS
         while not self.wiring.ca_file.exists():
+            self._fail_if_dead(SANDBOX_STRIPE)  # the other waits for its clock
             self._fail_if_dead(SANDBOX_APIM)
             if time.monotonic() > end:
                 raise CommandError(f"sandbox_apim made no certificate within {READY_SECONDS:.0f} s; see `turnpike logs sandbox_apim`.")

@@ -6,6 +6,7 @@ import json
 import logging
 import secrets
 import socket
+import time
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
@@ -32,6 +33,7 @@ from sandbox_apim.store import Store, open_database
 
 log = logging.getLogger(__name__)
 DRAIN_SECONDS = 5
+CLOCK_PAUSE_SECONDS = 0.05
 
 
 class QuietServer(uvicorn.Server):
@@ -199,15 +201,25 @@ async def running(settings: Settings, clock: BusinessClock) -> AsyncIterator[San
 
 
 def business_clock(settings: Settings) -> BusinessClock:
-    """Build the clock with the offset that the master copy has now."""
-    offset = timedelta(0)
-    if settings.clock_url is not None:
-        with urllib.request.urlopen(str(settings.clock_url), timeout=5) as answer:  # noqa: S310 - the setting admits http and https only
-            try:
-                offset = timedelta(seconds=float(json.load(answer)["offset_seconds"]))
-            except (KeyError, TypeError, ValueError):
-                raise urllib.error.URLError("its answer holds no offset_seconds") from None
-    return BusinessClock(offset, offset_allowed=True)
+    """Build the clock with the offset that the master copy has now; wait for its process, which may start at the same time."""
+    if settings.clock_url is None:
+        return BusinessClock(timedelta(0), offset_allowed=True)
+    end = time.monotonic() + settings.clock_wait_seconds
+    while True:
+        try:
+            return BusinessClock(_ask_offset(str(settings.clock_url)), offset_allowed=True)
+        except urllib.error.URLError as error:
+            if time.monotonic() > end or not isinstance(error.reason, ConnectionError):
+                raise
+        time.sleep(CLOCK_PAUSE_SECONDS)
+
+
+def _ask_offset(address: str) -> timedelta:
+    with urllib.request.urlopen(address, timeout=5) as answer:  # noqa: S310 - the setting admits http and https only
+        try:
+            return timedelta(seconds=float(json.load(answer)["offset_seconds"]))
+        except (KeyError, TypeError, ValueError):
+            raise urllib.error.URLError("its answer holds no offset_seconds") from None
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -31,6 +31,7 @@ class Settings(BaseSettings):
     arm_resource_group: str = Field(default="", description="empty: any resource group names this service")
     arm_service_name: str = Field(default="", description="empty: any service name names this service")
     clock_url: HttpUrl | None = Field(default=None, description="where to read the business clock's offset at start")
+    clock_wait_seconds: float = Field(default=30, ge=0, description="how long a start waits for a clock that is not listening yet")
     sample_api: HttpUrl | Literal["built-in"] = Field(default="built-in", description="backend of the seeded API `orders`")
     report_lag_seconds: float = Field(default=0, ge=0, description="how far reports trail the calls; Azure's trail by up to 30 minutes")
     call_log_rows_max: int = Field(default=2_000_000, ge=1000, description="calls kept for reports; older ones go first")
