@@ -15,7 +15,7 @@ from whole_system import World, reserve_ports
 from embedded_servers import places
 from turnpike_cli.catalogue_commands import MODELS_FILE
 from turnpike_cli.doors import Doors
-from turnpike_cli.parts import SERVICE_NAMES
+from turnpike_cli.parts import PARTS
 from turnpike_cli.stack import Stack
 
 LINES_SHOWN = 12
@@ -73,7 +73,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     report = yield
     folder = item.config.stash.get(FOLDER, None)
     if report.failed and folder is not None and "stack" in getattr(item, "fixturenames", ()):
-        for name in (*SERVICE_NAMES, "sandbox_stripe", "sandbox_apim"):
+        for name in (part.name for part in PARTS):
             log = folder / "logs" / f"{name}.log"
             lines = (
                 [line[:WIDTH] for line in log.read_text(errors="replace").splitlines() if "aiokafka" not in line] if log.exists() else []

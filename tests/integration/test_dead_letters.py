@@ -81,10 +81,10 @@ async def placed(world: World) -> list[Placed]:
     await world.status_at_stripe(caller, "canceled")
     await world.clock.settle()
     topics = sorted({topic for _, topic in readers()})
-    records = await last_records(world, {*topics, *(source for source, _ in LIKE.values())})
     producer = AIOKafkaProducer(bootstrap_servers=world.stack.wiring.kafka, acks="all")
     await producer.start()
     try:
+        records = await last_records(world, producer, {*topics, *(source for source, _ in LIKE.values())})
         found = [await put(producer, topic, good_record(topic, records)) for topic in topics]
     finally:
         await producer.stop()
@@ -92,13 +92,12 @@ async def placed(world: World) -> list[Placed]:
     return found
 
 
-async def last_records(world: World, topics: set[str]) -> dict[str, Any]:
+async def last_records(world: World, producer: AIOKafkaProducer, topics: set[str]) -> dict[str, Any]:
     """Return each topic's newest record."""
     consumer = AIOKafkaConsumer(bootstrap_servers=world.stack.wiring.kafka, enable_auto_commit=False)
     await consumer.start()
     try:
-        await consumer.topics()  # fetches what it knows of partitions
-        parts = [TopicPartition(topic, number) for topic in topics for number in consumer.partitions_for_topic(topic) or ()]
+        parts = [TopicPartition(topic, number) for topic in topics for number in await producer.partitions_for(topic)]
         consumer.assign(parts)
         ends = await consumer.end_offsets(parts)
         found: dict[str, Any] = {}
