@@ -13,6 +13,7 @@ from turnpike_cli import (
     doctor_command,
     provision_command,
     stack_commands,
+    usage_commands,
 )
 from turnpike_cli.errors import CommandError
 
@@ -30,6 +31,7 @@ catalogue_commands.register(app)
 doctor_command.register(app)
 provision_command.register(app)
 demo_command.register(app)
+usage_commands.register(app)
 
 
 def main() -> None:

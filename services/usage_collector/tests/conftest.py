@@ -28,7 +28,7 @@ pytest_plugins = ["embedded_servers.testing"]
 
 TABLES = (
     "catalogue_version, subscription, subscription_key, subscription_fact, segment, usage_event, usage_event_meter, held_event, "
-    "refused_event, duplicate_count, usage_window, sender, report_bucket, report_progress, threshold_reached, inbox, outbox"
+    "refused_event, duplicate_count, usage_window, sender, report_bucket, report_progress, threshold_reached, ingest_refusal, inbox, outbox"
 )
 JANUARY = datetime(2027, 1, 1, tzinfo=UTC)
 FEBRUARY = datetime(2027, 2, 1, tzinfo=UTC)

@@ -11,6 +11,7 @@ from typing import Any
 
 import asyncpg
 import httpx
+import jsonschema
 import pytest
 from aiokafka.errors import KafkaTimeoutError
 from fastapi import FastAPI
@@ -18,10 +19,12 @@ from pydantic import SecretStr
 from starlette.routing import Route
 
 from billing_common.events import derive_id
-from usage_collector import sender_store
+from usage_collector import public_contract, sender_store
+from usage_collector.cloud_events import Incoming, Limits, check, parse
 from usage_collector.decoding import decode_recorded
 from usage_collector.ingest import Ingest, post_events
-from usage_collector.senders import Senders, new_key
+from usage_collector.refusals import Refusals, rejected
+from usage_collector.senders import Sender, Senders, new_key
 from usage_collector.settings import Settings
 
 from .conftest import START, FixedClock, Publish, catalogue_applied
@@ -55,21 +58,37 @@ class Log:
         await self.acknowledge.wait()
 
 
+CONTRACT = public_contract.document("usage_collector")
+
+
+def check_against_contract(answer: httpx.Response) -> None:
+    """Every answer of this file's tests is one that the contract describes."""
+    described = CONTRACT["paths"]["/v1/events"]["post"]["responses"][str(answer.status_code)]
+    reference = described["content"]["application/json"]["schema"]
+    jsonschema.validate(answer.json(), {**reference, "components": CONTRACT["components"]})
+    assert set(described.get("headers", {})) <= {name.title() for name in answer.headers}
+    if "error" in answer.json():
+        assert answer.json()["error"]["code"] in described["description"]
+
+
 @dataclass
 class Door:
     """The app, the log behind it and the keys that open it."""
 
     client: httpx.AsyncClient
     log: Log
+    refusals: Refusals
     key: str
     narrow_key: str
 
     async def post(self, body: Any, kind: str = BATCH, *, key: str | None = None, **headers: str) -> httpx.Response:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         given = {name.replace("_", "-"): value for name, value in headers.items()}
-        return await self.client.post(
+        answer = await self.client.post(
             "/v1/events", content=content, headers={"authorization": f"Bearer {key or self.key}", "content-type": kind, **given}
         )
+        check_against_contract(answer)
+        return answer
 
 
 @pytest.fixture
@@ -94,10 +113,11 @@ async def door(pool: asyncpg.Pool, publish: Publish, clock: FixedClock) -> Async
     )
     app, log = FastAPI(), Log()
     log.acknowledge.set()
-    app.state.ingest = Ingest(log, Senders(pool, refresh_seconds=60), clock, settings)  # type: ignore[arg-type]
+    refusals = Refusals()
+    app.state.ingest = Ingest(log, Senders(pool, refresh_seconds=60), refusals, clock=clock, settings=settings)  # type: ignore[arg-type]
     app.router.routes.append(Route("/v1/events", post_events, methods=["POST"]))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://outside") as client:
-        yield Door(client, log, *keys)
+        yield Door(client, log, refusals, *keys)
 
 
 def event(name: str = "e1", **more: Any) -> dict[str, Any]:
@@ -241,3 +261,23 @@ async def test_a_revoked_key_is_refused_after_the_next_look(door: Door, pool: as
     assert await senders.find(f"Bearer {door.key}") is None
     stored = await pool.fetch("select key_sha256 from sender")
     assert all(door.key.encode() not in row["key_sha256"] for row in stored)
+
+
+async def test_what_is_refused_is_listed(door: Door, pool: asyncpg.Pool, clock: FixedClock) -> None:
+    await door.post([event("a"), event("b", data={"quantity": -1}), {"id": "d"}])
+    await door.refusals.flush(pool)
+    found = (await rejected(pool, None, clock.now(), clock.now() + timedelta(seconds=1), limit=10))["at_the_door"]
+    assert {(one["sender"], one["subscription_id"], one["reason"], one["last_event_id"]) for one in found} == {
+        ("G", "sub-1", "invalid_quantity", "b"),
+        ("G", "", "invalid_event", "d"),
+    }
+
+
+def test_the_contracts_examples_are_events_that_are_taken() -> None:
+    content = CONTRACT["paths"]["/v1/events"]["post"]["requestBody"]["content"]
+    assert set(content) == {SINGLE, BATCH, "application/json"}
+    for described in content.values():
+        jsonschema.validate(described["example"], {**described["schema"], "components": CONTRACT["components"]})
+    (taken,) = parse(BATCH, {}, json.dumps(content[BATCH]["example"]).encode(), events_max=1)
+    assert isinstance(taken, Incoming)
+    assert check(taken, Sender("s", b"", "/gateways", None), Limits(taken.time, taken.time, 100, frozenset({"calls"}))) is None

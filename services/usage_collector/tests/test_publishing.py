@@ -142,6 +142,21 @@ async def test_reconciliation_shows_every_outcome_and_finds_a_window_that_is_wro
     assert (await door.get("/v1/reconciliation", params=question)).json()["balanced"] is False
 
 
+async def test_rejected_events_are_listed_with_their_reason(
+    ready: None, door: httpx.AsyncClient, collector: Collector, clock: FixedClock
+) -> None:
+    wrong = [call("meter", START, stated_meter="nonsense"), call("old", START - timedelta(days=60)), call("theirs", START, sub="sub-9")]
+    await collect(collector, clock, wrong[:2])
+    answer = (await door.get("/v1/rejected")).json()
+    assert [(one["id"], one["reason"], one["sid"]) for one in answer["events"]] == [
+        ("meter", "unknown_meter", "sub-1"),
+        ("old", "too_old", "sub-1"),
+    ]
+    assert (await door.get("/v1/rejected", params={"subscription_id": "sub-2"})).json()["events"] == []
+    assert len((await door.get("/v1/rejected", params={"subscription_id": "sub-1", "limit": 1})).json()["events"]) == 1
+    assert (await door.get("/v1/rejected", params={"limit": 0})).status_code == 422
+
+
 async def test_doors_refuse_strangers_and_nonsense(ready: None, door: httpx.AsyncClient) -> None:
     assert (await door.get("/v1/usage/sub-9", params=SPAN)).status_code == 404
     assert (await door.get("/v1/usage/sub-1", params={"from": SPAN["to"], "to": SPAN["from"]})).status_code == 422

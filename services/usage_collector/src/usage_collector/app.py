@@ -11,12 +11,13 @@ from billing_common import kafka
 from billing_common.events import USAGE_RECORDED_TOPIC
 from billing_common.messaging import PauseOrPark
 from billing_common.service import Service
-from usage_collector import handlers, routes, streams
+from usage_collector import handlers, public_contract, routes, streams
 from usage_collector.apim_gateway import successful_calls
 from usage_collector.background import Background
 from usage_collector.collecting import Collector
 from usage_collector.ingest import Ingest, post_events
 from usage_collector.positions import Positions, Stream
+from usage_collector.refusals import Refusals
 from usage_collector.report_polling import ReportPolling
 from usage_collector.senders import Senders
 from usage_collector.settings import Settings
@@ -36,7 +37,8 @@ def create_service(settings: Settings) -> Service:
     service = Service(SERVICE, settings, migrations=MIGRATIONS, routers=routers)
     service.internal.include_router(routes.router)
     assert service.public is not None
-    service.public.router.routes.append(Route("/v1/events", post_events, methods=["POST"]))
+    service.public.router.routes.append(Route(public_contract.PATH, post_events, methods=["POST"]))
+    service.public.openapi_schema = public_contract.document(SERVICE)
     calls_broker = None
     if elsewhere:
         arguments = kafka.faststream_arguments(settings.calls_kafka())
@@ -53,7 +55,9 @@ async def _start(service: Service, settings: Settings, calls_broker: KafkaBroker
     )
     positions = service.share("positions", Positions(_streams(settings)))
     senders = service.share("senders", Senders(service.pool, refresh_seconds=settings.sender_refresh_seconds))
-    service.share("ingest", Ingest(service.producer, senders, service.clock, settings))
+    refusals = Refusals()
+    service.share("ingest", Ingest(service.producer, senders, refusals, clock=service.clock, settings=settings))
+    service.loop("refusals", lambda: refusals.run(service.pool))
     service.on_stop(positions.close)
     reports = _reports(service, settings, collector)
     background = Background(service, settings, collector, positions, reports)

@@ -17,6 +17,7 @@ from billing_common.clock import BusinessClock
 from billing_common.events import USAGE_RECORDED_TOPIC, InvalidEventError
 from usage_collector import metrics
 from usage_collector.cloud_events import Incoming, Limits, Parsed, RequestError, Result, check, gunzip, normalise, parse
+from usage_collector.refusals import Refusals
 from usage_collector.senders import Sender, Senders
 from usage_collector.settings import Settings
 
@@ -30,8 +31,10 @@ _encode = msgspec.json.encode
 class Ingest:
     """Checks, sends to the partition of each subject, waits for the acknowledgement, answers per event."""
 
-    def __init__(self, producer: AIOKafkaProducer, senders: Senders, clock: BusinessClock, settings: Settings) -> None:
-        self._producer, self._senders, self._clock, self._settings = producer, senders, clock, settings
+    def __init__(
+        self, producer: AIOKafkaProducer, senders: Senders, refusals: Refusals, *, clock: BusinessClock, settings: Settings
+    ) -> None:
+        self._producer, self._senders, self._refusals, self._clock, self._settings = producer, senders, refusals, clock, settings
         self._in_flight: Counter[str] = Counter()
         self._requests = 0
 
@@ -72,6 +75,11 @@ class Ingest:
         events = parse(request.headers.get("content-type", ""), request.headers, body, events_max=settings.ingest_events_max)
         limits = Limits(now - settings.event_age_max, now + settings.event_ahead_max, settings.quantity_max, self._senders.meters)
         good, results = _check_all(events, sender, limits)
+        if len(good) < len(results):
+            for event, result in zip(events, results, strict=True):
+                if result.reason is not None:
+                    subject = event.subject if isinstance(event, Incoming) else ""
+                    self._refusals.add(sender.id, subject, result.reason, result.id, now=now)
         if good:
             await self._send(good)
         metrics.INGESTED.labels("accepted", "").inc(len(good))

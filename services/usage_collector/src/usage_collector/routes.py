@@ -1,4 +1,4 @@
-"""Requests in, on the internal port: usage, reconciliation and the senders' keys."""
+"""Requests in, on the internal port: usage, reconciliation, what was rejected and the senders' keys."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
@@ -10,11 +10,13 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from billing_common.internal_auth import Caller, require_scope
 from usage_collector import sender_store, subscription_store, window_store
 from usage_collector.reconciliation import reconcile
+from usage_collector.refusals import rejected
 from usage_collector.senders import new_key
 
 log = structlog.get_logger(__name__)
 router = APIRouter()
 RANGE_MAX = timedelta(days=400)
+REJECTED_SHOWN = timedelta(days=30)
 From = Annotated[AwareDatetime, Query(alias="from")]
 
 
@@ -83,6 +85,21 @@ async def get_reconciliation(request: Request, subscription_id: str, since: From
             raise HTTPException(404, "no usage is known of this subscription")
         sids = await subscription_store.keys_of(connection, [subscription_id])
         return await reconcile(connection, subscription_id, sids, since, to)
+
+
+@router.get("/v1/rejected", dependencies=[Depends(require_scope("usage:read"))])
+async def get_rejected(
+    request: Request,
+    subscription_id: str | None = None,
+    since: Annotated[AwareDatetime | None, Query(alias="from")] = None,
+    to: AwareDatetime | None = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> dict[str, Any]:
+    """Rejected events, newest first, and sums of what the HTTP door refused; of 30 days unless said otherwise."""
+    state = request.app.state
+    until = to or state.clock.now() + timedelta(seconds=1)
+    since, until = _range(since or until - REJECTED_SHOWN, until)
+    return await rejected(state.pool, subscription_id, since, until, limit=limit)
 
 
 @router.post("/v1/senders", status_code=201)

@@ -19,6 +19,7 @@ Tally = dict[tuple[str, str, str], int]  # (origin, outcome, reason or "") -> ev
 ORDER_LOCK = "usage_collector.order"  # shared: adding events; exclusive: moving or closing segments
 PARTITION_LOCK = "usage_collector.partitions"
 DAY = timedelta(days=1)
+FORGOTTEN = {"refused_event": "received_at", "report_bucket": "bucket", "threshold_reached": "period_start", "ingest_refusal": "last_at"}
 
 
 async def lock_shared(connection: Connection) -> None:
@@ -58,7 +59,7 @@ async def forget_before(connection: Connection, day: date) -> int:
             await connection.execute(f"drop table if exists usage_event_{gone:%Y%m%d}")
     for table in ("usage_event_meter", "held_event", "duplicate_count"):
         await connection.execute(f"delete from {table} where day < $1", day)  # noqa: S608 - a constant
-    for table, column in (("refused_event", "received_at"), ("report_bucket", "bucket"), ("threshold_reached", "period_start")):
+    for table, column in FORGOTTEN.items():
         await connection.execute(f"delete from {table} where {column} < $1::date", day)  # noqa: S608 - constants
     return len(old)
 
