@@ -93,5 +93,5 @@ def _note_console(message: ConsoleMessage, view: View, findings: Findings) -> No
         return
     page = message.page
     own = page is not None and message.location.get("url") == page.url
-    if not (own and message.text.startswith("Failed to load resource: the server responded with a status of 4")):
+    if not (own and message.text.startswith("Failed to load resource: the server responded with a status of ")):
         findings.add("console", view, message.type, message.text)
