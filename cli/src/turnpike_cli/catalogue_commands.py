@@ -17,6 +17,7 @@ from turnpike_cli.stack_commands import AsJson, DataFolder
 
 if TYPE_CHECKING:
     from billing_common.catalogue import Catalogue
+    from turnpike_cli.simulation import Outcome
 
 MODELS_FILE = "monetizationModels.json"
 CALLS_METER = "calls"
@@ -29,6 +30,7 @@ catalogue_app = typer.Typer(help="What is sold: check the file, see what would c
 
 def register(app: typer.Typer) -> None:
     app.command()(quote)
+    app.command()(simulate)
     app.add_typer(catalogue_app, name="catalogue")
 
 
@@ -117,6 +119,68 @@ def _usage(known: tuple[str, ...], calls: int | None, entries: list[str]) -> dic
     if calls is not None:
         usage[CALLS_METER if CALLS_METER in known or len(known) != 1 else known[0]] = calls
     return usage
+
+
+def simulate(
+    usage: Annotated[
+        Path, typer.Argument(metavar="FILE.csv", help="Columns customer, product, one for each meter; currency where wanted.")
+    ],
+    *,
+    catalogue: Annotated[Path | None, typer.Option(help=f"The catalogue as it is; {MODELS_FILE} in the checkout when absent.")] = None,
+    against: Annotated[Path, typer.Option(help="The catalogue to compare with.")],
+    month: Annotated[str | None, typer.Option(help="YYYY-MM; this month when absent.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Price a month of usage per customer under two catalogues side by side; nothing is touched."""
+    from turnpike_cli import simulation
+
+    begin = parse_moment(f"{month}-01") if month else datetime.now(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    rows = simulation.read_rows(usage)
+    outcomes = simulation.simulate(rows, catalogue=read_catalogue(catalogue), against=read_catalogue(against), month=begin)
+    if as_json:
+        print_json({"customers": [outcome.public() for outcome in outcomes], "totals": simulation.totals(outcomes)})
+    else:
+        _print_simulation(outcomes, simulation.totals(outcomes))
+
+
+def _print_simulation(outcomes: list["Outcome"], totals: dict[str, dict[str, int]]) -> None:
+    from billing_common.money import display
+
+    rows = []
+    for outcome in outcomes:
+        used = " ".join(f"{meter} {quantity:,}" for meter, quantity in outcome.row.usage.items())
+        after, difference = outcome.reason, ""
+        if outcome.after_minor is not None:
+            after = display(outcome.after_minor, outcome.currency)
+            difference = display(outcome.after_minor - outcome.before_minor, outcome.currency)
+        rows.append([outcome.row.customer, outcome.row.product, used, display(outcome.before_minor, outcome.currency), after, difference])
+    print_table("", ["customer", "product", "usage", "now", "then", "difference"], rows)
+    for currency, sums in totals.items():
+        typer.echo(
+            f"{sums['customers']} customers in {currency.upper()}: {display(sums['before_minor'], currency)} now, "
+            f"{display(sums['after_minor'], currency)} then; {sums['pay_more']} pay more, {sums['pay_less']} less, "
+            f"{sums['unpriced']} cannot be compared"
+        )
+
+
+@catalogue_app.command()
+def upgrade(
+    source: Annotated[Path, typer.Argument(metavar="FILE", help="A catalogue in the older form (a bare array) or in the present one.")],
+    to: Annotated[Path | None, typer.Option(help="Where to write it; printed when absent. An existing file is never overwritten.")] = None,
+) -> None:
+    """Write a catalogue in the present form; the prices stay what they are."""
+    text = read_catalogue(source).text()
+    if to is None:
+        typer.echo(text, nl=False)
+        return
+    try:
+        with to.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError as error:
+        raise CommandError(f"{to} exists already; name another file with --to.") from error
+    except OSError as error:
+        raise CommandError(f"{to} cannot be written: {error.strerror}.") from error
+    typer.echo(f"{to} has the present form.")
 
 
 @catalogue_app.command()

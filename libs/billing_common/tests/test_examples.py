@@ -95,7 +95,7 @@ def test_every_example_and_every_model_is_tested() -> None:
 def test_an_example_is_published_and_read_back_the_same(name: str) -> None:
     catalogue = example(name)
     assert Catalogue.from_document(json.loads(json.dumps(catalogue.document()))) == catalogue
-    assert Catalogue.parse(json.dumps(catalogue.document())) == catalogue
+    assert Catalogue.parse(catalogue.text()).products == catalogue.products
 
 
 @pytest.mark.parametrize("name", sorted({name for name, _ in TOTALS} - {"older-form"}))

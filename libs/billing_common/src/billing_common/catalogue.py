@@ -1,5 +1,6 @@
 """The catalogue: what is sold. `Catalogue.parse` reads monetizationModels.json, in its present or its older form."""
 
+import json
 from typing import Any, Literal, Self
 
 from pydantic import ConfigDict, Field, ValidationError
@@ -89,6 +90,12 @@ class Catalogue(Part):
     def document(self) -> dict[str, Any]:
         """Return the catalogue as plain JSON, amounts as text; `from_document` reads it."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+    def text(self) -> str:
+        """Return the file as a person would write it: without what is the default anyway."""
+        written = self.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_defaults=True)
+        head = {"$schema": self.schema_reference or SCHEMA_PATH, "version": self.version, "currency": self.currency}
+        return json.dumps({**head, **written}, indent=2, ensure_ascii=False) + "\n"
 
     def product(self, product_id: str) -> Product:
         """Return a product; raise `UnknownProductError` that names the nearest one."""

@@ -54,10 +54,14 @@ def upgrade_document(value: list[Any], problems: Problems) -> dict[str, Any]:
     for index, model in enumerate(models):
         _check(model, index, problems)
     products = [_product(model, index, problems) for index, model in enumerate(models)]
+    currency = products[0]["currency"] if products else "usd"
+    for product in products:
+        if product["currency"] == currency:
+            del product["currency"]
     return {
         "$schema": "contracts/monetizationModels.schema.json",
         "version": 1,
-        "currency": products[0]["currency"] if products else "usd",
+        "currency": currency,
         "meters": {"calls": {"name": "API calls"}},
         "products": products,
     }
