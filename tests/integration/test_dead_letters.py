@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -121,7 +121,7 @@ def good_record(topic: str, records: dict[str, Any]) -> Any:
         content = json.loads(record.value) | changes
         content.pop("event_id")
         event = next(event for event in ALL_EVENTS if event.topic == topic).model_validate(content)
-        record.value = event.model_dump_json().encode()
+        record = replace(record, value=event.model_dump_json().encode())
     return record
 
 
