@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Page
+from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Page, Route
 from views import View
 
 WIDTHS = (1280, 390)
@@ -57,6 +57,7 @@ async def inspect(browser: Browser, view: View, cookies: list[dict[str, object]]
         context.on("weberror", lambda error: findings.add("console", view, "script", error.error))
         context.on("requestfailed", lambda request: findings.add("console", view, "request", f"{request.url} {request.failure}"))
         page, status = await open_view(context, view)
+        await context.route("**/*", _stay)
         if status != view.status:
             findings.add("status", view, page.url, f"{status} instead of {view.status}")
         if view.act is None:
@@ -85,6 +86,11 @@ async def _in_each_variant(page: Page, view: View, findings: Findings) -> None:
             findings.add("sideways", view, str(width), f"{wide} px wide")
         for text in await page.evaluate(TARGETS, TARGET_MIN):
             findings.add("targets", view, str(width), text)
+
+
+async def _stay(route: Route) -> None:
+    """Answer "nothing new", so that a page that looks again by itself stays while it is looked at."""
+    await route.fulfill(status=204)
 
 
 def _note_console(message: ConsoleMessage, view: View, findings: Findings) -> None:
