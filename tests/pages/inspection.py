@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Page, Route
+from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Page, Request, Route
 from views import View
 
 WIDTHS = (1280, 390)
@@ -55,7 +55,7 @@ async def inspect(browser: Browser, view: View, cookies: list[dict[str, object]]
         sizes: list[int] = []
         context.on("console", lambda message: _note_console(message, view, findings))
         context.on("weberror", lambda error: findings.add("console", view, "script", error.error))
-        context.on("requestfailed", lambda request: findings.add("console", view, "request", f"{request.url} {request.failure}"))
+        context.on("requestfailed", lambda request: _note_failure(request, view, findings))
         page, status = await open_view(context, view)
         await context.route("**/*", _stay)
         if status != view.status:
@@ -91,6 +91,11 @@ async def _in_each_variant(page: Page, view: View, findings: Findings) -> None:
 async def _stay(route: Route) -> None:
     """Answer "nothing new", so that a page that looks again by itself stays while it is looked at."""
     await route.fulfill(status=204)
+
+
+def _note_failure(request: Request, view: View, findings: Findings) -> None:
+    if not (request.is_navigation_request() and request.failure == "net::ERR_ABORTED"):  # a page that was told to stay
+        findings.add("console", view, "request", f"{request.url} {request.failure}")
 
 
 def _note_console(message: ConsoleMessage, view: View, findings: Findings) -> None:
