@@ -84,5 +84,8 @@ def _seconds(values: list[float]) -> dict[str, Any]:
 def measure(runs: int | None, *, cold: bool) -> dict[str, Any]:
     """Measure `runs` times; the cold start once, and only when asked for: it downloads everything again."""
     found = machine.facts()
-    figures = _cold() if cold else _warm(runs or RUNS)
+    try:
+        figures = _cold() if cold else _warm(runs or RUNS)
+    except RunError as error:
+        sys.exit(str(error))
     return {"machine": found | {"load_after": machine.load()}, "figures": figures}
