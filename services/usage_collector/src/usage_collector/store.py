@@ -119,11 +119,11 @@ _encode = msgspec.json.encode
 
 async def add_events(connection: Connection, judged: Sequence[Judged]) -> Tally:
     """Add the events that are new, with their windows; returns how many there were of each kind. Ids must differ within one call."""
-    rows = await connection.fetch(ADD_EVENTS, *_event_columns(judged), *_further_meters(judged))
+    rows = await connection.fetch(ADD_EVENTS, *event_columns(judged), *_further_meters(judged))
     return {(row["origin"], row["outcome"], row["reason"]): row["events"] for row in rows}
 
 
-def _event_columns(judged: Sequence[Judged]) -> list[list[object]]:
+def event_columns(judged: Sequence[Judged]) -> list[list[object]]:
     columns = zip(
         *[
             (
