@@ -1,5 +1,6 @@
 """Registering, signing in and out: through the pages, into real tables."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -215,6 +216,17 @@ async def test_a_zero_byte_in_a_form_is_refused_and_no_failure_of_ours(path: str
     answer = await browser.post(path, **given)
     assert 400 <= answer.status_code < 500
     assert "text/html" in answer.headers["content-type"]
+
+
+async def test_without_its_database_a_page_says_that_nothing_was_lost(browser: Any, apps: tuple[FastAPI, FastAPI]) -> None:
+    class Away:
+        def acquire(self) -> None:
+            raise ConnectionRefusedError
+
+    apps[0].state.parts = replace(apps[0].state.parts, pool=Away())
+    for page in (await browser.get("/pricing"), await browser.get("/sign-in")):
+        assert page.status_code == 503
+        assert "Nothing was lost" in page.text
 
 
 async def test_the_internal_door_tells_the_contact_only_to_who_may_know(member: Any, apps: tuple[FastAPI, FastAPI]) -> None:

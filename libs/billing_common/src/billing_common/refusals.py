@@ -1,10 +1,13 @@
-"""What any JSON door answers to a request it cannot even read: a sentence and a 4xx, never a failure of ours, never the value itself."""
+"""What any JSON door answers to a request it cannot read, or without its database: a sentence, never a trace, never the value itself."""
 
 import asyncpg
+import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
+log = structlog.get_logger(__name__)
+DATABASE_AWAY = (ConnectionError, TimeoutError, asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError)
 BODY_BYTES_MAX = 8 * 1024 * 1024  # the largest body at an internal door is a catalogue, which has a limit of its own below this
 
 
@@ -20,3 +23,10 @@ def install_refusals(app: FastAPI) -> None:
     @app.exception_handler(asyncpg.CharacterNotInRepertoireError)
     async def holds_a_zero_byte(_request: Request, _error: asyncpg.CharacterNotInRepertoireError) -> JSONResponse:
         return JSONResponse({"detail": "the request holds a zero byte: no id and no text of ours has one"}, 400)
+
+    async def database_is_away(_request: Request, error: Exception) -> JSONResponse:
+        log.warning("answered 503: the database does not answer", error=type(error).__name__)
+        return JSONResponse({"detail": "the database does not answer: try again in a few seconds"}, 503, {"Retry-After": "5"})
+
+    for kind in DATABASE_AWAY:
+        app.add_exception_handler(kind, database_is_away)

@@ -12,6 +12,7 @@ from starlette.responses import RedirectResponse, Response
 
 from billing_common.apim_client import create_client
 from billing_common.internal_auth import InternalAuth
+from billing_common.refusals import DATABASE_AWAY
 from billing_common.service import Service
 from delegation_gateway import accounts_store, handlers
 from delegation_gateway.apim_gateway import ApimGateway, ApimUnavailableError, UserRefusedError
@@ -67,6 +68,13 @@ def install_routes(public_app: FastAPI, internal_app: FastAPI, pages: Pages) -> 
     @public_app.exception_handler(asyncpg.CharacterNotInRepertoireError)
     async def holds_a_zero_byte(request: Request, _error: asyncpg.CharacterNotInRepertoireError) -> Response:
         return pages.error(request, 400)  # no browser sends one, Postgres has no place for it
+
+    async def database_is_away(request: Request, error: Exception) -> Response:
+        log.warning("page not shown: the database does not answer", error=type(error).__name__)
+        return pages.error(request, 503)
+
+    for kind in DATABASE_AWAY:
+        public_app.add_exception_handler(kind, database_is_away)
 
     @public_app.exception_handler(ApimUnavailableError)
     async def portal_does_not_answer(request: Request, error: ApimUnavailableError) -> Response:
