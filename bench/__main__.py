@@ -6,13 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench import access, demo, footprint, rating
+from bench import access, demo, footprint, ingest, rating, usage_collector
 
 RESULTS = Path(__file__).parent / "results"
 WARM: dict[str, Callable[[int | None], dict[str, Any]]] = {
     "access": access.measure,
     "footprint": footprint.measure,
     "rating": rating.measure,
+    "usage_collector": usage_collector.measure,
+    "ingest": ingest.measure,
     "demo": lambda runs: demo.measure(runs, cold=False),
 }
 
