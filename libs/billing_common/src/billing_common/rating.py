@@ -134,7 +134,7 @@ def _base(product: Product, price: Price, currency: str, period: Period, facts: 
         return  # another quantity counts from the next period on
     end = facts.ended_at if facts.ended_at is not None and start <= facts.ended_at < period.end else None
     for change in facts.quantity_changes:
-        if start < change.at < (end or period.end):
+        if start < change.at < (end or period.end) and change.quantity != quantity:
             yield _rest_of_base(product, -minor, quantity, period, change.at, proration=True)
             quantity = change.quantity
             yield _rest_of_base(product, minor, quantity, period, change.at, proration=True)

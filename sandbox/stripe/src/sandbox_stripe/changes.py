@@ -120,7 +120,7 @@ def _settle(world: World, subscription: Json, item: Json, rest: tuple[int, int],
     if behavior == "none" or subscription["status"] == "trialing":
         return
     if not lines.is_metered(price):
-        add_pending(world, subscription, lines.part(world, price, item, rest, period, credit=True))
+        add_pending(world, subscription, lines.part(world, price, item, rest, lifecycle.whole_period(subscription, period[1]), credit=True))
     elif subscription["billing_mode"]["type"] == "flexible":
         begin = max(period[0], item.get("_usage_from", 0))
         for one in lines.usage(world, price, item, subscription["customer"], (begin, rest[0])):
@@ -130,7 +130,7 @@ def _settle(world: World, subscription: Json, item: Json, rest: tuple[int, int],
 def _owe(world: World, subscription: Json, item: Json, rest: tuple[int, int], *, period: tuple[int, int], behavior: str) -> None:
     price = lines.price_of(world, item, subscription["currency"])
     if behavior != "none" and not lines.is_metered(price) and subscription["status"] != "trialing":
-        add_pending(world, subscription, lines.part(world, price, item, rest, period))
+        add_pending(world, subscription, lines.part(world, price, item, rest, lifecycle.whole_period(subscription, period[1])))
 
 
 def add_pending(world: World, subscription: Json, one: Json) -> Json:

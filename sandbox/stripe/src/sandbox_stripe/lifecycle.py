@@ -172,6 +172,12 @@ def next_period(subscription: Json, begin: int) -> tuple[int, int]:
     return begin, end
 
 
+def whole_period(subscription: Json, end: int) -> tuple[int, int]:
+    """Return the full interval up to the end of a period. A first period that is shorter was charged by its share of this one."""
+    interval, count, anchor = subscription["_interval"], subscription["_interval_count"], subscription["billing_cycle_anchor"]
+    return periods.last_boundary(anchor, interval, count, end - 1, day=subscription["_anchor_day"]), end
+
+
 def cycle_lines(world: World, subscription: Json, closed_at: int, following: tuple[int, int] | None) -> list[Json]:
     """Return usage of the closed period in arrears and, unless the subscription ends, base fees of the next in advance."""
     specs: list[Json] = []
@@ -239,7 +245,7 @@ def cancel_now(world: World, subscription: Json, *, invoice_now: bool, prorate: 
     if prorate and subscription["status"] in {"active", "past_due"}:
         for item in items:
             price = lines.price_of(world, item, subscription["currency"])
-            whole = (item["current_period_start"], item["current_period_end"])
+            whole = whole_period(subscription, item["current_period_end"])
             if not lines.is_metered(price) and now < whole[1]:
                 specs.append(lines.part(world, price, item, (now, whole[1]), whole, credit=True))
     begin = min(item["current_period_start"] for item in items)
