@@ -143,3 +143,15 @@ def test_what_no_price_at_stripe_says_stands_last_and_is_marked() -> None:
         ("rounding", 1, 20),
     ]
     assert rated.lines[-1].component in ADDED_TO_DRAFT
+
+
+def test_the_reference_explains_every_field_and_names_every_example() -> None:
+    page = (ROOT / "docs" / "reference" / "catalogue.md").read_text()
+    schema = Catalogue.json_schema()
+    parts = {"The file": schema, **schema["$defs"]}
+    for name, part in parts.items():
+        section = page[page.index(f"### {name}") :].split("\n### ")[0]
+        for field, entry in part["properties"].items():
+            assert f"| `{field}` |" in section, f"{name}.{field}"
+            assert entry["description"] in section, f"{name}.{field}"
+    assert all(f"../examples/{file.name}" in page for file in FOLDER.glob("*.json"))
