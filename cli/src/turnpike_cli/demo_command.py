@@ -33,19 +33,22 @@ def demo(
     stack = Stack(data, say=lambda text: console.print(f"  [dim]{time.monotonic() - started:5.1f} s[/dim]  {text}"))
     stack.start()
     print_addresses(stack)
-    failed = True
+    failed, last_line = True, ""
     try:
-        failed = asyncio.run(_play(stack, console, started))
+        failed, last_line = asyncio.run(_play(stack, console, started))
         if not leave:
+            console.print(f"\n{last_line}")
             _stay(console)
     finally:
         if leave or not failed:
             stack.stop()
+    if leave:
+        console.print(f"\n{last_line}")  # the very last line, after everything has stopped: what reads the output looks there
     raise typer.Exit(1 if failed else 0)
 
 
-async def _play(stack: Stack, console: Console, started: float) -> bool:
-    """Play all chapters; returns whether anything failed."""
+async def _play(stack: Stack, console: Console, started: float) -> tuple[bool, str]:
+    """Play all chapters; returns whether anything failed, and the line that sums it up."""
     from turnpike_cli.clock import BusinessTime  # these import Stripe's SDK and lxml: only where the story is played
     from turnpike_cli.doors import Doors
     from turnpike_cli.story.browser import StoryError
@@ -76,8 +79,7 @@ async def _play(stack: Stack, console: Console, started: float) -> bool:
             await story.play()
         except (StoryError, CommandError, LookupError, TimeoutError, httpx.HTTPError) as error:
             checks.check("the story could be told to its end", held=False, detail=f"{type(error).__name__}: {error}")
-    console.print(f"\n{checks.last_line()}")
-    return checks.failed > 0
+    return checks.failed > 0, checks.last_line()
 
 
 def _stay(console: Console) -> None:
