@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from billing_common.catalogue import Catalogue, CatalogueError
+from billing_common.catalogue_changes import refused_changes
 from billing_common.catalogue_problems import Problem
 
 CALLS = {"calls": {"name": "API calls"}}
@@ -257,3 +258,22 @@ OLDER = {"id": "a", "pricingModelType": "Tier", "prices": {"unit": {"currency": 
 def test_mistakes_in_the_older_form_are_named_by_their_place_in_it(entry: dict[str, Any], path: str, words: str) -> None:
     _, problems = problems_of([entry])
     assert [problem for problem in problems if problem.path == path and words in problem.message], [str(problem) for problem in problems]
+
+
+@pytest.mark.parametrize(
+    ("live", "expected"),
+    [
+        ({("payg", "usd"): 3, ("world", "eur"): 1, ("free", "gbp"): 9}, []),
+        ({("pay", "usd"): 3}, [("$.products", 'Did you mean "payg"?')]),
+        ({("payg", "eur"): 2}, [("$.products[0].currencies", "2 live subscriptions in eur and no price in it; it has usd")]),
+        ({("gone", "usd"): 1, ("world", "jpy"): 1}, [("$.products", "1 live"), ("$.products[1].currencies", "it has usd, eur")]),
+    ],
+)
+def test_what_people_are_subscribed_to_is_neither_removed_nor_moved_to_another_currency(
+    live: dict[tuple[str, str], int], expected: list[tuple[str, str]]
+) -> None:
+    free = {"id": "free", "name": "Free", "model": "Free"}
+    catalogue = Catalogue.from_document(of(plan(), plan(id="world", currencies={"eur": usage()}), free))
+    problems = refused_changes(catalogue, live)
+    assert [problem.path for problem in problems] == [path for path, _ in expected]
+    assert all(words in problem.message and problem.allowed for problem, (_, words) in zip(problems, expected, strict=True))

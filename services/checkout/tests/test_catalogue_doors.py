@@ -137,6 +137,11 @@ async def test_a_product_with_subscribers_cannot_be_removed(applied: Version, po
     document["products"] = [product for product in document["products"] if product["id"] != "pro"]
     answer = await door.post("/v1/catalogue/plan", content=json.dumps(document))
     assert (answer.status_code, answer.json()["error"]["code"]) == (409, "still_subscribed")
+    document = json.loads(TEXT.replace('"currency": "usd"', '"currency": "eur"'))
+    document["products"] = [product for product in document["products"] if product["id"] != "enterprise"]
+    answer = await door.post("/v1/catalogue/plan", content=json.dumps(document))
+    assert (answer.status_code, answer.json()["error"]["code"]) == (409, "still_subscribed")
+    assert "live subscriptions in usd and no price in it" in answer.json()["error"]["message"]
 
 
 QUOTES = [

@@ -11,6 +11,7 @@ import asyncpg
 import structlog
 
 from billing_common.catalogue import Catalogue
+from billing_common.catalogue_changes import refused_changes
 from billing_common.catalogue_stripe import DesiredPrice, meter_event_name
 from billing_common.events import CatalogueApplied, derive_id
 from billing_common.outbox import announce
@@ -29,7 +30,7 @@ log = structlog.get_logger(__name__)
 
 
 class StillSubscribedError(Exception):
-    """A product that is to be removed still has subscribers."""
+    """A product or a currency that is to be removed still has subscribers."""
 
 
 class PlanMovedError(Exception):
@@ -90,17 +91,12 @@ async def look(outside: Outside, catalogue: Catalogue, previous: Version | None)
     return make_plan(catalogue, stripe=stripe, apim=apim), stripe
 
 
-async def refuse_removal_under_subscribers(pool: asyncpg.Pool, catalogue: Catalogue, previous: Version | None) -> None:
-    """Raise `StillSubscribedError` when a product that people are subscribed to is missing."""
-    if previous is None:
-        return
-    kept = {product.id for product in catalogue.products}
-    removed = [product["id"] for product in previous.document["products"] if product["id"] not in kept]
+async def refuse_changes_under_subscribers(pool: asyncpg.Pool, catalogue: Catalogue) -> None:
+    """Raise `StillSubscribedError` when a product or a currency that people are subscribed in is missing."""
     async with pool.acquire() as connection:
-        live = await store.count_live(connection, removed)
-    if live:
-        counts = ", ".join(f'"{product_id}" has {count}' for product_id, count in sorted(live.items()))
-        raise StillSubscribedError(f"products with live subscriptions cannot be removed: {counts}")
+        problems = refused_changes(catalogue, await store.count_live(connection))
+    if problems:
+        raise StillSubscribedError("\n".join(f"{problem.path}: {problem.message} (allowed: {problem.allowed})" for problem in problems))
 
 
 async def apply(
@@ -109,7 +105,7 @@ async def apply(
     """Bring both systems to the catalogue and publish it as a new version, unless it is the latest already."""
     async with store_catalogue.apply_lock(pool):
         previous = await store_catalogue.latest(pool)
-        await refuse_removal_under_subscribers(pool, catalogue, previous)
+        await refuse_changes_under_subscribers(pool, catalogue)
         plan, world = await look(outside, catalogue, previous)
         if expected is not None and expected != plan.fingerprint:
             raise PlanMovedError("APIM, Stripe or the file changed since the plan was made: plan again")

@@ -22,7 +22,7 @@ async def plan(request: Request) -> dict[str, Any]:
     catalogue = Catalogue.parse(await _text(request))
     pool = request.app.state.pool
     previous = await store_catalogue.latest(pool)
-    await applying.refuse_removal_under_subscribers(pool, catalogue, previous)
+    await applying.refuse_changes_under_subscribers(pool, catalogue)
     found, _ = await applying.look(request.app.state.outside, catalogue, previous)
     changed = previous is None or previous.document != catalogue.document()
     return {"current_version": previous.version if previous else None, "changes": bool(found.steps) or changed, **_shown(found)}

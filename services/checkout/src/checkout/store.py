@@ -173,12 +173,12 @@ async def payment_method_after(connection: Connection, account_id: str, at: date
     return found
 
 
-async def count_live(connection: Connection, product_ids: list[str]) -> dict[str, int]:
+async def count_live(connection: Connection) -> dict[tuple[str, str], int]:
+    """Return the number of live subscriptions by product and currency."""
     rows = await connection.fetch(
-        "select product_id, count(*) as live from subscription where state = 'live' and product_id = any($1) group by product_id",
-        product_ids,
+        "select product_id, currency, count(*) as live from subscription where state = 'live' group by product_id, currency"
     )
-    return {row["product_id"]: row["live"] for row in rows}
+    return {(row["product_id"], row["currency"]): row["live"] for row in rows}
 
 
 async def last_session(connection: Connection, subscription_id: str) -> Session | None:
