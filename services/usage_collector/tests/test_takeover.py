@@ -31,7 +31,7 @@ pytestmark = pytest.mark.xdist_group("usage_collector_kafka")  # the same consum
 TOPIC = "takeover.calls"  # this test's own stream, and so its own group
 PARTITIONS = 4
 CALLS, CHUNK = 6000, 200
-SUBSCRIPTIONS = [f"sub-{n}" for n in range(10)]
+SUBSCRIPTIONS = [f"taken-over-{n}" for n in range(10)]  # no other test reads or tells of these
 START = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=5)
 TAKEN_OVER_SECONDS = 20  # the session time-out is 6 s; the rest is for a machine that has other things to do
 
