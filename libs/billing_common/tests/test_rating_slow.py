@@ -73,7 +73,7 @@ def catalogue_document(random: Random) -> Json:
 def subscription(random: Random) -> Facts:
     began = random.choice([0, -86_400, random.randint(0, SECONDS - 10)])
     moments = sorted({random.randint(max(began, 0) + 1, SECONDS - 1) for _ in range(random.randint(0, 3))})
-    ended = moments.pop() if moments and random.choice([False, True]) else None
+    ended = moments.pop(random.randrange(len(moments))) if moments and random.choice([False, True]) else None
     return Facts(
         started_at=MONTH.start + timedelta(seconds=began),
         ended_at=None if ended is None else MONTH.start + timedelta(seconds=ended),
