@@ -101,5 +101,5 @@ async def test_kafka_and_postgres_killed_in_mid_story_lose_nothing_and_count_not
         await asyncio.sleep(0.5)  # usage comes in that nobody can store
         await world.revive()
     await standard.person.call_many(world.http, 30, failing=3)
-    await end_the_month_with_kills(world, ["postgres"])
+    await end_the_month_with_kills(world, ["kafka", "postgres"])
     await check_totals(world, [payg, enterprise, standard])

@@ -18,7 +18,7 @@ from dateutil.relativedelta import relativedelta
 from rich.console import Console
 
 from embedded_servers import ServerError
-from embedded_servers.ports import choose_port
+from embedded_servers.ports import choose_port, is_free
 from turnpike_cli.clock import BusinessTime, Step
 from turnpike_cli.doors import Doors
 from turnpike_cli.errors import CommandError
@@ -200,10 +200,19 @@ class World:
 
     def _start(self) -> None:
         with self._starting:  # a test that failed may have left one at work
+            self._wait_for_ports()
             try:
                 self.stack.start()
             except (CommandError, ServerError):  # a busy machine: what was started by now is only slow to answer
                 self.stack.start()
+
+    def _wait_for_ports(self) -> None:
+        """Wait until the dead have let go of their ports: a start while one is held would take others, which nobody knows."""
+        ports = [port for part in PARTS if not self.stack.is_running(part.name) for port in self.stack.state.ports[part.name].values()]
+        end = time.monotonic() + WAIT_SECONDS
+        while held := [port for port in ports if not is_free(port)]:
+            assert time.monotonic() < end, f"ports {held} are held by a process that was killed"
+            time.sleep(0.02)
 
     async def fault(self, sandbox: str, *, method: str, path: str, times: int, **what: Any) -> None:
         body = {"match": {"method": method, "path_prefix": path}, "times": times, **what}
