@@ -1,6 +1,8 @@
 """A whole service process on real Kafka and Postgres: handled once, held in an outage of its own, parked when poisonous."""
 
 import asyncio
+import sys
+from asyncio.subprocess import PIPE, STDOUT
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -236,3 +238,24 @@ async def test_events_that_nobody_takes_up_are_counted(service: Service) -> None
     assert sum((await lag.measure([subscriber], service._watcher)).values()) == before + 5
     subscriber.resume(*subscriber.paused())
     await settled(service)
+
+
+STARTING = """
+import asyncio, sys
+from pathlib import Path
+from billing_common.service import Service
+from billing_common.settings import ServiceSettings
+settings = ServiceSettings(database_url=sys.argv[1], kafka_bootstrap_servers="127.0.0.1:1", internal_token_keys="k" * 32, internal_port=0)
+asyncio.run(Service("checkout", settings, migrations=Path("."), public=False).serve())
+"""
+
+
+async def test_a_service_that_still_waits_for_its_database_stops_when_asked() -> None:
+    unreachable = "postgresql://nobody:wrong@127.0.0.1:1/nothing"
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", STARTING, unreachable, stdout=PIPE, stderr=STDOUT)
+    assert process.stdout is not None
+    async with asyncio.timeout(60):
+        while b"CHECKOUT_DATABASE_URL" not in (line := await process.stdout.readline()):
+            assert line, "it ended before it was asked to"
+        process.terminate()
+        assert await process.wait() == 0

@@ -4,8 +4,6 @@ import pytest
 
 from embedded_servers import places
 
-pytest_plugins = ["embedded_servers.testing"]
-
 
 @pytest.fixture
 def as_a_normal_user(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,6 @@ from billing_common.clock import BusinessClock
 from sandbox_apim.app import Sandbox, running
 from sandbox_apim.settings import Settings
 
-pytest_plugins = ["embedded_servers.testing"]
 GROUP, SERVICE = "turnpike", "turnpike"
 TRUST = ssl.create_default_context()  # made once: loading the authorities costs more than most tests
 

@@ -37,8 +37,6 @@ from checkout.store_catalogue import Version
 from checkout.stripe_catalogue import StripeCatalogue
 from checkout.stripe_gateway import StripeGateway
 
-pytest_plugins = ["embedded_servers.testing"]
-
 TABLES = "catalogue_version, catalogue_apply, account, account_member, subscription, checkout_session, invoice, intent, inbox, outbox"
 FILE = Path(__file__).parents[3] / "monetizationModels.json"
 KEYS = ("k" * 32,)

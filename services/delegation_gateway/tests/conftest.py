@@ -26,8 +26,6 @@ from delegation_gateway.passwords import Passwords
 from delegation_gateway.settings import Settings
 from delegation_gateway.signature import make_link
 
-pytest_plugins = ["embedded_servers.testing"]
-
 KEY = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4vMDEyMzQ1Njc4OTo7PD0+Pw=="
 OLD_KEY = "Pz49PDs6OTg3NjU0MzIxMC8uLSwrKikoJyYlJCMiISAfHh0cGxoZGBcWFRQTEhEQDw4NDAsKCQgHBgUEAwIBAA=="
 TOKEN_KEY = "k" * 32

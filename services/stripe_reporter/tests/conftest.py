@@ -31,8 +31,6 @@ from stripe_reporter.sender import Sender, wall_now
 from stripe_reporter.settings import Settings
 from stripe_reporter.stripe_gateway import StripeGateway
 
-pytest_plugins = ["embedded_servers.testing"]
-
 TABLES = "subscription, catalogue, stripe_meter, usage_window, ledger, lane, segment, period_close, inbox, outbox"
 START = datetime(2027, 3, 1, tzinfo=UTC)
 HOUR = START + timedelta(hours=9)

@@ -22,8 +22,6 @@ from sandbox_apim.settings import Settings as SandboxSettings
 from subscription_enforcer.apim_gateway import ApimError, Found, Wanted
 from subscription_enforcer.app import MIGRATIONS, NAME
 
-pytest_plugins = ["embedded_servers.testing"]
-
 JANUARY = datetime(2026, 1, 1, tzinfo=UTC)
 FEBRUARY = datetime(2026, 2, 1, tzinfo=UTC)
 

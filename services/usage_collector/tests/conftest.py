@@ -24,8 +24,6 @@ from usage_collector.app import MIGRATIONS, SERVICE
 from usage_collector.collecting import Collector
 from usage_collector.metering import Observation
 
-pytest_plugins = ["embedded_servers.testing"]
-
 TABLES = (
     "catalogue_version, subscription, subscription_key, subscription_fact, segment, usage_event, usage_event_meter, held_event, "
     "refused_event, duplicate_count, usage_window, sender, report_bucket, report_progress, threshold_reached, ingest_refusal, inbox, outbox"

@@ -17,8 +17,6 @@ from billing_common.db import create_pool
 from webhook_ingress.app import MIGRATIONS, NAME
 from webhook_ingress.settings import Settings
 
-pytest_plugins = ["embedded_servers.testing"]
-
 TABLES = "webhook_event, stripe_object, stripe_subscription, outbox"
 
 

@@ -181,12 +181,7 @@ class Service:
     async def running(self) -> AsyncIterator[None]:
         """Everything but the HTTP servers: pool, migrations, clock, producer, broker, loops. Tests use it directly."""
         settings = self.settings
-        dsn = settings.database_url.get_secret_value()
-        async for attempt in _until_it_works():
-            with attempt:
-                if settings.migrate_on_start:
-                    await migrate(dsn, self.name, self.migrations)
-                self.pool = self.share("pool", await create_pool(dsn, schema=self.name, size=settings.database_pool_size))
+        await self._open_database()
         await self._read_clock()
         self.producer = AIOKafkaProducer(
             **kafka_settings.arguments(settings), enable_idempotence=True, linger_ms=0, max_batch_size=131072, request_timeout_ms=10000
@@ -227,6 +222,24 @@ class Service:
         with suppress(Exception):
             await asyncio.wait_for(self.pool.close(), 5)
         log.info("stopped")
+
+    async def _open_database(self) -> None:
+        """Wait for Postgres, and say which setting to look at while it does not let us in."""
+        dsn = self.settings.database_url.get_secret_value()
+        async for attempt in _until_it_works():
+            with attempt:
+                try:
+                    if self.settings.migrate_on_start:
+                        await migrate(dsn, self.name, self.migrations)
+                    self.pool = self.share("pool", await create_pool(dsn, schema=self.name, size=self.settings.database_pool_size))
+                except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+                    log.warning(
+                        "waiting for Postgres",
+                        setting=f"{self.name.upper()}_DATABASE_URL",
+                        error=type(error).__name__,
+                        detail=describe(error),
+                    )
+                    raise
 
     async def _read_clock(self) -> None:
         if self.settings.clock_url is None:
@@ -284,11 +297,23 @@ class Service:
             _Server(uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=10))
             for app, *_ in doors
         ]
-        loop = asyncio.get_running_loop()
+        asked = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, _ask_to_stop, servers)
+            asyncio.get_running_loop().add_signal_handler(number, asked.set)
+        serving = asyncio.create_task(self._serve(servers, sockets))
+        stopping = asyncio.create_task(asked.wait())
+        await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if any(server.started for server in servers):
+            _ask_to_stop(servers)
+        else:
+            serving.cancel()  # it still waits for its database or for the clock
+        with suppress(asyncio.CancelledError):
+            await serving
+
+    async def _serve(self, servers: list["_Server"], sockets: list[socket.socket]) -> None:
         async with self.running():
-            log.info("serving", internal_port=sockets[0].getsockname()[1], http_port=sockets[-1].getsockname()[1])
+            log.info("serving", ports=[bound.getsockname()[1] for bound in sockets])
             await asyncio.gather(*(server.serve(sockets=[bound]) for server, bound in zip(servers, sockets, strict=True)))
 
 
