@@ -50,7 +50,7 @@ contracts-check: setup ## fail when contracts/ is not what the code says
 	@$(BIN)/python tools/contracts.py --check
 
 unit: setup ## run the tests alone; TESTS="path ..." chooses some
-	@$(BIN)/pytest -n $(WORKERS) --dist loadgroup $(TESTS)
+	@$(BIN)/pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder $(TESTS)
 
 test: setup check unit ## everything that must hold before a change goes in
 

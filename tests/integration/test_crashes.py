@@ -9,7 +9,7 @@ from whole_system import Customer, World
 
 from turnpike_cli.clock import Step
 
-pytestmark = [pytest.mark.xdist_group("stack"), pytest.mark.timeout(420)]
+pytestmark = pytest.mark.timeout(420)
 QUANTITY = 30_000
 CALL_PAUSE_SECONDS = 0.1  # with two calls a round: far below the rate of every plan used here
 

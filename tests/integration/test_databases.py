@@ -6,7 +6,7 @@ from whole_system import World
 
 from turnpike_cli.parts import SERVICE_NAMES
 
-pytestmark = [pytest.mark.xdist_group("stack"), pytest.mark.timeout(120)]
+pytestmark = pytest.mark.timeout(120)
 TABLES = "select schemaname as schema, tablename as name from pg_tables where schemaname = any($1::text[]) order by 1, 2"
 ROLES = "select rolname, rolsuper or rolcreaterole or rolcreatedb or rolbypassrls as powerful from pg_roles where rolname = any($1)"
 

@@ -16,7 +16,7 @@ from billing_common.events import ALL_EVENTS
 from embedded_servers import places
 from turnpike_cli.parts import SERVICE_NAMES
 
-pytestmark = [pytest.mark.xdist_group("stack"), pytest.mark.timeout(420)]
+pytestmark = pytest.mark.timeout(420)
 POISONS: dict[str, bytes | None] = {
     "no JSON": b"this is no event {",
     "no text": b"\xff\xfe\x00",

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from whole_system import reserve_ports
 
-pytestmark = [pytest.mark.xdist_group("demo"), pytest.mark.timeout(420)]
+pytestmark = pytest.mark.timeout(420)
 STORY_SECONDS = 360
 CHECKS_MIN = 60
 

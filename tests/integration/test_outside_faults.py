@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from whole_system import Customer, World, eventually
 
-pytestmark = [pytest.mark.xdist_group("stack"), pytest.mark.timeout(420)]
+pytestmark = pytest.mark.timeout(420)
 METER_EVENTS = "/v1/billing/meter_events"
 
 

@@ -10,7 +10,7 @@ from whole_system import AFTER_MIDNIGHT, World, eventually
 from turnpike_cli.story.browser import StoryError
 from turnpike_cli.story.people import CARD_THAT_FAILS_LATER, GOOD_CARD
 
-pytestmark = [pytest.mark.xdist_group("stack"), pytest.mark.timeout(420)]
+pytestmark = pytest.mark.timeout(420)
 
 
 async def test_a_free_plan_needs_no_card_and_knows_nothing_of_stripe(world: World) -> None:

@@ -5,7 +5,7 @@ from inspection import Findings
 from playwright.async_api import Browser, Page, expect
 from scene import Scene
 
-pytestmark = [pytest.mark.xdist_group("pages"), pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 PAGES_MIN = 50
 STOPS = """
 () => [...document.querySelectorAll("a[href], button, summary, select, textarea, input:not([type=hidden])")]

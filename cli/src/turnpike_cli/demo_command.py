@@ -31,17 +31,16 @@ def demo(
     started = time.monotonic()
     console = Console(width=WIDTH, highlight=False, soft_wrap=True)
     stack = Stack(data, say=lambda text: console.print(f"  [dim]{time.monotonic() - started:5.1f} s[/dim]  {text}"))
-    stack.start()
-    print_addresses(stack)
     failed, last_line = True, ""
     try:
+        stack.start()
+        print_addresses(stack)
         failed, last_line = asyncio.run(_play(stack, console, started))
         if not leave:
             console.print(f"\n{last_line}")
             _stay(console)
     finally:
-        if leave or not failed:
-            stack.stop()
+        stack.stop()
     if leave:
         console.print(f"\n{last_line}")  # the very last line, after everything has stopped: what reads the output looks there
     raise typer.Exit(1 if failed else 0)

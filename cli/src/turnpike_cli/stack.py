@@ -9,7 +9,7 @@ from pathlib import Path
 from threading import Lock
 
 from embedded_servers import Kafka, Postgres, ServerError, places, processes
-from embedded_servers.ports import choose_port, is_free
+from embedded_servers.ports import choose_port, wait_free
 from embedded_servers.processes import Identity
 from turnpike_cli import provisioning
 from turnpike_cli.environment import HOST, Wiring
@@ -22,6 +22,7 @@ from turnpike_cli.state import Secrets, State, locked
 READY_SECONDS = 60.0
 STOP_SECONDS = 20.0
 POLL_SECONDS = 0.05
+PORT_SECONDS = 3.0  # how long a process that was killed may hold its port
 LAUNCHER_FROM = 3  # so many services at once are worth a launcher
 
 Say = Callable[[str], None]
@@ -164,7 +165,8 @@ class Stack:
             chosen: dict[str, int] = {}
             for name, preferred in part.ports.items():
                 old = known.get(name)
-                chosen[name] = old if old and old not in promised and is_free(old) else choose_port(preferred, promised)
+                keep = old and old not in promised and wait_free(old, PORT_SECONDS)
+                chosen[name] = old if old and keep else choose_port(preferred, promised)
                 promised.add(chosen[name])
             if known and known != chosen:
                 self._say(f"{part.name}: a port was taken, now {chosen}")

@@ -22,7 +22,6 @@ from usage_collector.settings import Settings
 
 from .conftest import catalogue_applied, state, suspended
 
-pytestmark = pytest.mark.xdist_group("usage_collector_kafka")  # the same consumer groups: one after the other
 KEY = "k" * 32
 NOW = datetime.now(UTC).replace(microsecond=0)
 START, END = NOW - timedelta(hours=3), NOW + timedelta(days=20)

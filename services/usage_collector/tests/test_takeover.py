@@ -27,7 +27,6 @@ from usage_collector.app import MIGRATIONS, SERVICE
 
 from .conftest import catalogue_applied, state
 
-pytestmark = pytest.mark.xdist_group("usage_collector_kafka")  # the same consumer groups: one after the other
 TOPIC = "takeover.calls"  # this test's own stream, and so its own group
 PARTITIONS = 4
 CALLS, CHUNK = 6000, 200
