@@ -160,12 +160,13 @@ class Stack:
     def _choose_ports(self, wanted: Iterable[Part]) -> None:
         """Keep a part's old ports while they are free; else take the next ones, never one promised to another part."""
         promised = {number for name, ports in self.state.ports.items() if self.is_running(name) for number in ports.values()}
+        end = time.monotonic() + PORT_SECONDS
         for part in wanted:
             known = self.state.ports.get(part.name, {})
             chosen: dict[str, int] = {}
             for name, preferred in part.ports.items():
                 old = known.get(name)
-                keep = old and old not in promised and wait_free(old, PORT_SECONDS)
+                keep = old and old not in promised and wait_free(old, end - time.monotonic())
                 chosen[name] = old if old and keep else choose_port(preferred, promised)
                 promised.add(chosen[name])
             if known and known != chosen:
