@@ -103,7 +103,7 @@ async def http_round_trip_ms() -> float:
             while await reader.readuntil(b"\r\n\r\n"):
                 writer.write(ANSWER)
                 await writer.drain()
-        except (asyncio.IncompleteReadError, ConnectionError):
+        except (asyncio.IncompleteReadError, asyncio.CancelledError, ConnectionError):
             writer.close()
 
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
