@@ -4,6 +4,7 @@ import asyncio
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any
+from unittest.mock import AsyncMock
 from uuid import uuid4
 
 import asyncpg
@@ -95,6 +96,25 @@ async def test_killed_between_send_and_answer_the_same_identifier_goes_again(
     assert len(stripe.calls) == 1, "the dead replica's lease still holds"
     await new_sender(LEASE_OVER).round()
     assert (await states(pool), stripe.total(), len(set(stripe.calls))) == ([("acknowledged", 5)], 5, 1)
+
+
+async def test_a_replica_that_lost_the_database_before_it_wrote_the_answer_goes_on_without_waiting_for_its_own_lease(
+    known: None, new_sender: Any, stripe: Any, pool: asyncpg.Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sender, acknowledge = new_sender(), ledger.acknowledge
+    monkeypatch.setattr(ledger, "acknowledge", AsyncMock(side_effect=ConnectionRefusedError))
+    with pytest.raises(ConnectionRefusedError):
+        await sender.run()
+    assert await states(pool) == [("sent", 5)]
+    monkeypatch.setattr(ledger, "acknowledge", acknowledge)
+    running = asyncio.create_task(sender.run())
+    async with asyncio.timeout(10):
+        while await states(pool) != [("acknowledged", 5)]:
+            await asyncio.sleep(0.02)
+    running.cancel()
+    with suppress(asyncio.CancelledError):
+        await running
+    assert (stripe.total(), len(set(stripe.calls))) == (5, 1)
 
 
 @pytest.mark.parametrize("failure", ["silent", "lost", "500", "429", "401"])

@@ -2,7 +2,8 @@
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
@@ -29,6 +30,29 @@ async def create_pool(dsn: str, *, schema: str, size: int = 6) -> asyncpg.Pool:
         command_timeout=30,
         server_settings={"search_path": schema, "application_name": schema, "statement_timeout": "30000"},
     )
+
+
+@asynccontextmanager
+async def listening(pool: asyncpg.Pool, channel: str, hear: Callable[[], object]) -> AsyncIterator[Connection]:
+    """Call `hear` at each NOTIFY on the channel. Look with `require_open` now and then: a connection that is lost hears nothing."""
+    connection = await pool.acquire()
+    try:
+        await connection.add_listener(channel, lambda *_: hear())
+        yield connection
+    finally:
+        with suppress(Exception):
+            await connection.reset(timeout=2)
+        await pool.release(connection)
+
+
+def require_open(connection: Connection) -> None:
+    """Raise ConnectionError when the server went away; the pool then has taken the connection back already."""
+    try:
+        closed = connection.is_closed()
+    except asyncpg.InterfaceError:
+        closed = True
+    if closed:
+        raise ConnectionError("the database ended the connection that listens")
 
 
 async def migrate(dsn: str, schema: str, directory: Path) -> list[str]:

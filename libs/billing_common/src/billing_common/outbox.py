@@ -12,7 +12,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import InvalidTopicError, KafkaError, MessageSizeTooLargeError
 from prometheus_client import Counter, Gauge
 
-from billing_common.db import Connection
+from billing_common.db import Connection, listening, require_open
 from billing_common.events import Event
 
 SHARDS = 8
@@ -67,20 +67,13 @@ class Relay:
 
     async def run(self) -> None:
         """Move rows until cancelled. NOTIFY is a hint; a poll each second is the truth."""
-        connection = await self._pool.acquire()
-        try:
-            await connection.add_listener(self._channel, lambda *_: self._wake.set())
+        async with listening(self._pool, self._channel, self._wake.set) as connection:
             while True:
                 self._wake.clear()
                 if not await self.drain():
                     with suppress(TimeoutError):
                         await asyncio.wait_for(self._wake.wait(), IDLE_SECONDS)
-                if connection.is_closed():
-                    raise ConnectionError("the outbox listener lost its connection")
-        finally:
-            with suppress(Exception):
-                await connection.reset(timeout=2)
-            await self._pool.release(connection)
+                require_open(connection)
 
     async def drain(self) -> int:
         """Publish what is there now; returns how many rows left the outbox."""

@@ -7,16 +7,17 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+from uuid import UUID, uuid4
 
 import asyncpg
 import structlog
 from prometheus_client import Counter, Gauge
 
-from billing_common.db import Connection
+from billing_common.db import Connection, listening, require_open
 from billing_common.events import derive_id
 from checkout.stripe_gateway import StripeGateway, StripeRefusedError, StripeUnavailableError
 
-LEASE_SECONDS = 120  # longer than a call with all its retries; after a crash the next worker takes over
+LEASE_SECONDS = 15  # renewed while a call goes on; after a crash the next worker takes over
 PAUSE_MAX_SECONDS = 60
 BATCH = 20
 STUCK_ATTEMPTS = 10
@@ -58,30 +59,46 @@ async def intend(connection: Connection, kind: str, *, key: str, cause: str, par
     )
 
 
-async def take(pool: asyncpg.Pool) -> list[Intent]:
+async def take(pool: asyncpg.Pool, lease: UUID) -> list[Intent]:
     """Lease what is due: of each key the oldest one only, so that calls of one customer keep their order."""
     rows = await pool.fetch(
-        "update intent set due_at = now() + make_interval(secs => $1), attempts = attempts + 1 where id in ("
+        "update intent set lease = $3, due_at = now() + make_interval(secs => $1), attempts = attempts + 1 where id in ("
         "select i.id from intent i where i.state = 'pending' and i.due_at <= now() and not exists"
         " (select 1 from intent o where o.key = i.key and o.state = 'pending' and o.id < i.id)"
         " order by i.id limit $2 for update skip locked) and state = 'pending' and due_at <= now()"
         " returning intent_id::text, kind, parameters, attempts, generation",
         LEASE_SECONDS,
         BATCH,
+        lease,
     )
     return [Intent(row["intent_id"], row["kind"], json.loads(row["parameters"]), row["attempts"], row["generation"]) for row in rows]
 
 
+async def renew(pool: asyncpg.Pool, lease: UUID) -> None:
+    """Keep the calls that are still being made."""
+    await pool.execute(
+        "update intent set due_at = now() + make_interval(secs => $2) where lease = $1 and state = 'pending'", lease, LEASE_SECONDS
+    )
+
+
+async def release(pool: asyncpg.Pool, lease: UUID) -> None:
+    """Give back calls whose outcome could not be written: they are made again at once, with the same idempotency key."""
+    await pool.execute("update intent set lease = null, due_at = now() where lease = $1 and state = 'pending'", lease)
+
+
 async def end(pool: asyncpg.Pool, intent: Intent, *, state: str, error: str | None = None) -> None:
     await pool.execute(
-        "update intent set state = $2, error = $3, ended_at = now() where intent_id = $1::text::uuid", intent.intent_id, state, error
+        "update intent set state = $2, error = $3, lease = null, ended_at = now() where intent_id = $1::text::uuid",
+        intent.intent_id,
+        state,
+        error,
     )
 
 
 async def postpone(pool: asyncpg.Pool, intent: Intent, *, error: str, new_key: bool = False) -> None:
     pause = min(0.5 * 2 ** min(intent.attempts - 1, 10), PAUSE_MAX_SECONDS)
     await pool.execute(
-        "update intent set due_at = now() + make_interval(secs => $2), error = $3, generation = generation + $4::int"
+        "update intent set lease = null, due_at = now() + make_interval(secs => $2), error = $3, generation = generation + $4::int"
         " where intent_id = $1::text::uuid",
         intent.intent_id,
         pause,
@@ -109,33 +126,34 @@ class Worker:
         self._gateway = gateway
         self._poll_seconds = poll_seconds
         self._wake = asyncio.Event()
+        self._lease = uuid4()
         self.made = 0
 
     async def run(self) -> None:
         """Make calls until cancelled. NOTIFY is a hint; the poll is the truth."""
-        async with self._pool.acquire() as connection:
-            await connection.add_listener(CHANNEL, self._hear)
-            try:
-                await self._work_until_closed(connection)
-            finally:
-                if not connection.is_closed():
-                    await connection.remove_listener(CHANNEL, self._hear)
-
-    def _hear(self, *_: object) -> None:
-        self._wake.set()
-
-    async def _work_until_closed(self, connection: Connection) -> None:
-        while not connection.is_closed():
-            self._wake.clear()
-            if not await self.drain():
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), self._poll_seconds)
-        raise ConnectionError("the listener for intents lost its connection")
+        await release(self._pool, self._lease)  # of a round that ended with an error
+        async with listening(self._pool, CHANNEL, self._wake.set) as connection:
+            while True:
+                self._wake.clear()
+                if not await self.drain():
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(self._wake.wait(), self._poll_seconds)
+                require_open(connection)
 
     async def drain(self) -> int:
         """Make the calls that are due; returns how many were tried."""
-        intents = await take(self._pool)
-        await asyncio.gather(*(self._make(intent) for intent in intents))
+        intents = await take(self._pool, self._lease)
+        calls = [asyncio.create_task(self._make(intent)) for intent in intents]
+        pending = set(calls)
+        try:
+            while pending:
+                _, pending = await asyncio.wait(pending, timeout=LEASE_SECONDS / 3)
+                if pending:
+                    await renew(self._pool, self._lease)
+        finally:
+            for call in pending:
+                call.cancel()
+        await asyncio.gather(*calls)  # the error of one that could not write its outcome
         await waiting(self._pool)
         return len(intents)
 

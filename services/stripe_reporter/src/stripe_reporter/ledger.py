@@ -98,6 +98,11 @@ async def release_lane(connection: Connection, lane: Lane, *, owner: str, failur
     )
 
 
+async def release_lanes(connection: Connection, *, owner: str) -> None:
+    """Give back all leases of a replica; rows that were being sent go again with the same identifier."""
+    await connection.execute("update lane set lease_owner = null, lease_until = null where lease_owner = $1", owner)
+
+
 async def open_rows(connection: Connection, lane: Lane) -> list[MeterEvent]:
     rows = await connection.fetch(
         "select identifier, window_id, stripe_customer_id, event_name, stripe_meter_id, event_time, revision, quantity, failed_answers, "  # noqa: S608 - a constant

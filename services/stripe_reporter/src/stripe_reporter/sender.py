@@ -65,6 +65,8 @@ class Sender:
 
     async def run(self) -> None:
         """Work until cancelled; after a quiet round rest until a hint, a jump of the clock or the next poll."""
+        async with self._pool.acquire() as connection:
+            await ledger.release_lanes(connection, owner=self._owner)  # of a round that ended with an error
         while True:
             self._wake.clear()
             moved = await self.round()
@@ -107,7 +109,13 @@ class Sender:
                 connection, owner=self._owner, wall=wall, until=wall + timedelta(seconds=self._settings.lease_seconds), limit=limit
             )
         lease_end = time.monotonic() + self._settings.lease_seconds
-        return sum(await asyncio.gather(*(self._send_lane(lane, lease_end) for lane in lanes)))
+        sending = [asyncio.create_task(self._send_lane(lane, lease_end)) for lane in lanes]
+        try:
+            return sum(await asyncio.gather(*sending))
+        finally:
+            for task in sending:  # one that failed ends the round: no other may go on with a lane that is given back
+                task.cancel()
+            await asyncio.gather(*sending, return_exceptions=True)
 
     async def _send_lane(self, lane: Lane, lease_end: float) -> int:
         """Send a lane's rows one after the other until one has no final answer. The lease outlives each call."""

@@ -11,6 +11,7 @@ import structlog
 from prometheus_client import Counter, Gauge, Histogram
 
 from billing_common.clock import BusinessClock
+from billing_common.db import listening, require_open
 from billing_common.outbox import announce
 from subscription_enforcer import domain, store
 from subscription_enforcer.apim_gateway import ApimError, ApimGateway, Wanted
@@ -50,22 +51,15 @@ class Writer:
 
     async def run(self) -> None:
         """Apply until cancelled. NOTIFY is a hint; the poll is the truth."""
-        connection = await self._pool.acquire()
-        try:
+        async with listening(self._pool, store.CHANNEL, self._wake.set) as connection:
             while not await connection.fetchval("select pg_try_advisory_lock(hashtext($1))", WRITER_LOCK):  # noqa: ASYNC110 - another process
                 await asyncio.sleep(POLL_SECONDS)
-            await connection.add_listener(store.CHANNEL, lambda *_: self._wake.set())
             while True:
                 self._wake.clear()
                 if not await self.round():
                     with suppress(TimeoutError):
                         await asyncio.wait_for(self._wake.wait(), POLL_SECONDS)
-                if connection.is_closed():
-                    raise ConnectionError("the writer lost its lock with its connection")
-        finally:
-            with suppress(Exception):
-                await connection.reset(timeout=2)
-            await self._pool.release(connection)
+                require_open(connection)  # the lock is gone with it
 
     async def round(self) -> int:
         """Apply a few of what is pending, or see what has become due; returns how much was found."""
