@@ -33,7 +33,7 @@ async def create_pool(dsn: str, *, schema: str, size: int = 6) -> asyncpg.Pool:
 
 
 @asynccontextmanager
-async def listening(pool: asyncpg.Pool, channel: str, hear: Callable[[], object]) -> AsyncIterator[Connection]:
+async def listening(pool: asyncpg.Pool, channel: str, hear: Callable[[], None]) -> AsyncIterator[Connection]:
     """Call `hear` at each NOTIFY on the channel. Look with `require_open` now and then: a connection that is lost hears nothing."""
     connection = await pool.acquire()
     try:
