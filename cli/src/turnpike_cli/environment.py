@@ -138,7 +138,11 @@ def _delegation_gateway(wiring: Wiring) -> dict[str, str]:
 def _checkout(wiring: Wiring) -> dict[str, str]:
     # The sandbox sends to the stack's Kafka whatever the connection string says; its key is of no use elsewhere.
     connection = f"Endpoint=sb://{HOST}/;SharedAccessKeyName=send;SharedAccessKey={wiring.secrets.delegation_key[:44]}"
-    return {"GATEWAY_URL": wiring.url("delegation_gateway", "internal"), "USAGE_EVENT_HUB_CONNECTION": connection}
+    return {
+        "GATEWAY_URL": wiring.url("delegation_gateway", "internal"),
+        "USAGE_EVENT_HUB_CONNECTION": connection,
+        "PRICING_URL": wiring.url("delegation_gateway") + "/pricing",
+    }
 
 
 def _webhook_ingress(wiring: Wiring) -> dict[str, str]:

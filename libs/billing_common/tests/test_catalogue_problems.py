@@ -128,6 +128,27 @@ KINDS: dict[str, tuple[dict[str, Any], str, str, str, str]] = {
         "at least 100",
         '"calls": 50',
     ),
+    "an operation of an API that the plan does not have": (
+        of(plan(apis=["orders"], operations={"order": ["get"]})),
+        "$.products[0].operations.order",
+        'is not in "apis": its keys open no operation of it. Did you mean "orders"?',
+        "orders",
+        '"order": [',
+    ),
+    "an operation twice": (
+        of(plan(apis=["orders"], operations={"orders": ["get", "put", "get"]})),
+        "$.products[0].operations.orders[2]",
+        '"get" is named twice',
+        "each operation once",
+        '"get"',
+    ),
+    "an API without operations": (
+        of(plan(apis=["orders"], operations={"orders": []})),
+        "$.products[0].operations.orders",
+        "does not fit",
+        "at least 1 item",
+        '"orders": []',
+    ),
     "an id that APIM would refuse": (of(plan(id="pay&go")), "$.products[0].id", "not allowed", "text that matches", "pay&go"),
     "a meter name that Stripe would refuse": (
         of(plan(id=LONG, price=usage(meter="m" * 32)), meters={"m" * 32: {"name": "M"}}),

@@ -51,6 +51,8 @@ TOTALS: dict[tuple[str, str], dict[int, int]] = {
     ("starter-and-growth", "growth"): {100_000: 99_00},
     ("rupees", "india"): {10_000: 999_00, 10_001: 999_01, 110_000: 1_999_00},
     ("limits-and-policies", "team"): {20_000: 59_00, 21_000: 62_00},
+    ("operations", "reader"): {5_000: 9_00},
+    ("operations", "writer"): {10_000: 49_00, 11_000: 54_00},
     ("older-form", "free"): {100: 0},
     ("older-form", "developer"): {100: 0, 250: 30},
     ("older-form", "payg"): {250: 38},

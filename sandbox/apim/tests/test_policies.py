@@ -78,6 +78,7 @@ def value_of(text: str, **changes: object) -> object:
         ('@("a" + context.Response.StatusCode)', "a200"),
         ("@(context.Response.StatusCode.ToString())", "200"),
         ('@("say \\"hi\\" @ (now)")', 'say "hi" @ (now)'),
+        ('@("\\u007b\\u0040 \\b")', "{@ \b"),
         ("@(/* why */ context.Request.Method)", "GET"),
     ],
 )

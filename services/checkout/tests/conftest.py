@@ -49,6 +49,7 @@ class Sandboxes:
     stripe: str
     arm: str
     ca_file: str
+    calls: str
 
 
 def free_port() -> int:
@@ -74,7 +75,7 @@ def sandboxes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandboxes]:
             started = json.loads(second.stdout.readline())
             address = f"http://127.0.0.1:{port}"
             wait_for(f"{address}/health/ready", first)
-            yield Sandboxes(address, started["management"], started["ca_file"])
+            yield Sandboxes(address, started["management"], started["ca_file"], started["gateway"])
         finally:
             first.terminate()
             second.terminate()

@@ -1,9 +1,12 @@
 """Policies hold our blocks and whatever a person has written beside them."""
 
+import json
+
 import pytest
 from lxml import etree
 
 from billing_common.catalogue import Catalogue, Product
+from billing_common.catalogue_model import OPERATIONS_MAX
 from checkout import policy
 
 
@@ -38,13 +41,52 @@ def test_a_quota_becomes_the_element_of_its_window(quota: dict[str, object], exp
     assert found == ([expected] if expected else [])
 
 
-def test_a_used_up_month_is_answered_with_the_limit_and_when_the_next_begins() -> None:
-    root = etree.fromstring(policy.merge(None, product(quota={"calls": 1700})))
-    on_error = root.find("on-error")
+@pytest.mark.parametrize(
+    ("fields", "conditions"),
+    [
+        ({}, ["RateLimitExceeded", "QuotaExceeded"]),
+        ({"quota": {"calls": 7, "window": "30_days"}}, ["RateLimitExceeded", "QuotaExceeded"]),
+        ({"quota": {"calls": 7, "beyond": "overage"}}, ["RateLimitExceeded"]),
+        ({"rate_limit": None, "quota": {"calls": 7, "beyond": "overage"}}, []),
+    ],
+)
+def test_on_error_answers_for_the_limits_that_the_plan_has(fields: dict[str, object], conditions: list[str]) -> None:
+    on_error = etree.fromstring(policy.merge(None, product(**fields))).find("on-error")
     assert on_error is not None
-    assert [str(child.tag) for child in on_error if isinstance(child.tag, str)] == ["base", "log-to-eventhub", "choose"]
-    assert "The 1,700 calls of the plan It for this calendar month are used up." in next(on_error.iter("set-body")).text
-    assert "choose" not in policy.merge(None, product(quota={"calls": 7, "window": "30_days"}))
+    tags = [str(child.tag) for child in on_error if isinstance(child.tag, str)]
+    assert tags == ["base", "log-to-eventhub", *(["choose"] if conditions else [])]
+    assert [(when.get("condition") or "").split('"')[1] for when in on_error.iter("when")] == conditions
+
+
+def test_the_gate_stands_behind_the_rate_limit_and_before_the_quota() -> None:
+    root = etree.fromstring(policy.merge(None, product(apis=["orders"], operations={"orders": ["list-orders", "get-order"]})))
+    inbound = root.find("inbound")
+    assert inbound is not None
+    assert [str(child.tag) for child in inbound if isinstance(child.tag, str)] == ["base", "rate-limit", "choose", "quota-by-key"]
+    (when,) = inbound.iter("when")
+    included = 'context.Operation?.Id == "list-orders" || context.Operation?.Id == "get-order"'
+    assert when.get("condition") == f'@(context.Api?.Id == "orders" && !({included}))'
+    assert [str(child.tag) for child in when] == ["log-to-eventhub", "return-response"]
+    assert 'new JProperty("status", 403)' in (when[0].text or "")
+
+
+def test_the_refusal_of_a_plan_that_is_counted_elsewhere_writes_no_record() -> None:
+    fields = {"apis": ["orders"], "operations": {"orders": ["list-orders"]}, "source": "ingest"}
+    assert [str(child.tag) for child in next(etree.fromstring(policy.merge(None, product(**fields))).iter("when"))] == ["return-response"]
+
+
+def test_a_condition_with_the_most_operations_fits_into_apims_longest_expression() -> None:
+    ids = [f"{number:02}{'x' * 78}" for number in range(OPERATIONS_MAX)]
+    root = etree.fromstring(policy.merge(None, product(apis=["orders"], operations={"orders": ids})))
+    assert len(next(root.iter("when")).get("condition") or "") < 16_384
+
+
+def test_a_name_can_neither_be_an_expression_nor_a_named_value() -> None:
+    root = etree.fromstring(policy.merge(None, product(name='A "b" \\ {{secret}} @(1)', apis=["orders"], operations={"orders": ["x"]})))
+    bodies = [body.text or "" for body in root.iter("set-body")]
+    assert len(bodies) == 3
+    assert not any("{{" in body or "@(" in body for body in bodies)
+    assert 'A "b" \\ {{secret}} @(1)' in json.loads(bodies[1])["message"]
 
 
 def test_what_a_person_added_is_kept_and_our_block_is_replaced() -> None:

@@ -19,6 +19,8 @@ from billing_common.money import plain
 
 PRODUCT_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"  # what the developer portal, APIM, Stripe and a URL all take as it is
 METER_ID_PATTERN = r"^[a-z][a-z0-9_]{0,31}$"
+OPERATION_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$"
+OPERATIONS_MAX = 100  # of one API: the condition stays below APIM's longest expression, 16,384 characters
 
 PricingModel = Literal["Free", "Freemium", "Metered", "Tier", "TierWithOverage", "Unit", "Volume", "Graduated", "VolumeDiscount", "Hybrid"]
 Interval = Literal["month", "year"]
@@ -46,6 +48,7 @@ Amount = Annotated[
     WithJsonSchema({"anyOf": [{"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?$"}, {"type": "number", "minimum": 0}]}),
 ]
 Count = Annotated[int, Field(ge=1, le=10**15)]
+OperationId = Annotated[str, Field(pattern=OPERATION_ID_PATTERN)]
 
 
 class Part(BaseModel):
@@ -224,6 +227,10 @@ class Product(Part):
     quota: Quota | None = Field(default=None, description="absent: unlimited")
     apis: tuple[Annotated[str, Field(pattern=PRODUCT_ID_PATTERN)], ...] = Field(
         default=(), description="APIM ids of the APIs a key of this product may call"
+    )
+    operations: dict[str, Annotated[tuple[OperationId, ...], Field(min_length=1, max_length=OPERATIONS_MAX)]] = Field(
+        default_factory=dict,
+        description="id of an API of `apis` -> ids of the only operations of it that a key may call; an API that is not named: all of them",
     )
     features: tuple[Annotated[str, Field(max_length=80)], ...] = Field(default=(), max_length=15, description="shown on the pricing page")
     keys: int = Field(default=1, ge=1, le=100, description="keys a subscription may have")

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Mapping
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
+from billing_common.catalogue_gates import check_gates
 from billing_common.catalogue_model import METER_ID_PATTERN, Price, Product, UsagePrice, meter_event_name
 from billing_common.catalogue_notation import EXAMPLE
 from billing_common.catalogue_problems import Problems, did_you_mean
@@ -59,6 +60,7 @@ def _check_product(catalogue: Catalogue, product: Product, path: Path, problems:
     if product.on_end == "free" and not any(other.is_free for other in catalogue.products):
         problems.add((*path, "on_end"), 'on_end is "free" but the catalogue has no product of the model Free', "cancel")
     _check_shape(product, path, problems)
+    check_gates(product, path, problems)
     if product.quota:
         _check_meter(catalogue, product, product.quota.meter, (*path, "quota", "meter"), problems)
     for at, code, price in _prices(catalogue, product, path):

@@ -78,6 +78,16 @@ class ApimGateway:
             policy.value if policy else None,
         )
 
+    async def read_operations(self, api_id: str) -> frozenset[str] | None:
+        """Return the ids of an API's operations; None: there is no such API."""
+        try:
+            found: list[str | None] = [operation.name async for operation in self._client.api_operation.list_by_api(*self._place, api_id)]
+        except ResourceNotFoundError:
+            return None
+        except HttpResponseError as error:
+            raise _translated(error) from error
+        return frozenset(name for name in found if name)
+
     async def put_product(self, product: Product) -> None:
         contract = models.ProductContract(
             display_name=product.name,

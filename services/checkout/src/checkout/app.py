@@ -17,6 +17,7 @@ from checkout.applying import ApplyStoppedError, Outside, PlanMovedError, StillS
 from checkout.contact import ContactDoor
 from checkout.domain import RefusedError
 from checkout.policy import PolicyError
+from checkout.policy_answers import Plans
 from checkout.selling import Seller
 from checkout.settings import Settings
 from checkout.store_catalogue import ApplyRunningError
@@ -39,7 +40,8 @@ def create_service(settings: Settings) -> Service:
         apim = apim_client.create_client(settings)
         service.on_stop(apim.close)
         gateway = StripeGateway(client)
-        service.share("outside", Outside(StripeCatalogue(client), _apim(apim, settings)))
+        plans = Plans(str(settings.pricing_url) if settings.pricing_url else None)
+        service.share("outside", Outside(StripeCatalogue(client), _apim(apim, settings), plans))
         service.share("seller", Seller(service.pool, gateway, _contacts(service, settings)))
         worker = service.share("intents", intents.Worker(service.pool, gateway, poll_seconds=settings.intent_poll_seconds))
         service.loop("intents", worker.run)

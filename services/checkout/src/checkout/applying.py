@@ -17,8 +17,10 @@ from billing_common.events import CatalogueApplied, derive_id
 from billing_common.outbox import announce
 from checkout import store, store_catalogue
 from checkout.apim_gateway import ApimGateway, ApimRefusedError, ApimUnavailableError, SeenApimProduct
+from checkout.gates import refuse_unknown_operations
 from checkout.plan import ApimWorld, Plan, Step, digest, make_plan, stripe_ids
-from checkout.policy import PolicyError
+from checkout.policy import NOWHERE, PolicyError
+from checkout.policy_answers import Plans
 from checkout.store_catalogue import Version
 from checkout.stripe_catalogue import StripeCatalogue, StripeWorld
 from checkout.stripe_gateway import StripeRefusedError, StripeUnavailableError
@@ -48,10 +50,11 @@ class ApplyStoppedError(Exception):
 
 @dataclass(frozen=True)
 class Outside:
-    """The two systems the catalogue lives in."""
+    """The two systems the catalogue lives in, and where people find the plans."""
 
     stripe: StripeCatalogue
     apim: ApimGateway
+    plans: Plans = NOWHERE
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,8 @@ class _Run:
 
 
 async def look(outside: Outside, catalogue: Catalogue, previous: Version | None) -> tuple[Plan, StripeWorld]:
-    """Read both systems and return the plan."""
+    """Read both systems and return the plan. Raises `CatalogueError` for operations that API Management does not have."""
+    await refuse_unknown_operations(outside.apim, catalogue)
     stripe = await outside.stripe.read()
     ids = [product.id for product in catalogue.products]
     ids += [product["id"] for product in previous.document["products"] if product["id"] not in ids] if previous else []
@@ -88,7 +92,7 @@ async def look(outside: Outside, catalogue: Catalogue, previous: Version | None)
 
     seen = await asyncio.gather(*(read(product_id) for product_id in ids))
     apim = ApimWorld(await outside.apim.logger_is_right(), dict(zip(ids, seen, strict=True)))
-    return make_plan(catalogue, stripe=stripe, apim=apim), stripe
+    return make_plan(catalogue, stripe=stripe, apim=apim, plans=outside.plans), stripe
 
 
 async def refuse_changes_under_subscribers(pool: asyncpg.Pool, catalogue: Catalogue) -> None:

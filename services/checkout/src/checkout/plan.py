@@ -10,6 +10,7 @@ from billing_common.catalogue import Catalogue, Product
 from billing_common.catalogue_stripe import DesiredPrice, DesiredProduct, desired_products
 from checkout import policy
 from checkout.apim_gateway import GROUPS, SeenApimProduct
+from checkout.policy_answers import Plans
 from checkout.stripe_catalogue import StripeWorld
 
 Action = Literal["create", "update", "reactivate", "archive", "link", "unlink", "unpublish"]
@@ -62,10 +63,10 @@ def digest(catalogue: Catalogue) -> str:
     return hashlib.sha256(json.dumps(catalogue.document(), sort_keys=True).encode()).hexdigest()
 
 
-def make_plan(catalogue: Catalogue, *, stripe: StripeWorld, apim: ApimWorld) -> Plan:
+def make_plan(catalogue: Catalogue, *, stripe: StripeWorld, apim: ApimWorld, plans: Plans = policy.NOWHERE) -> Plan:
     """Compare; Stripe comes first, so that a product is offered in the portal only when it can be sold."""
     desired = desired_products(catalogue)
-    wanted = [*_stripe_wanted(desired, stripe), *_apim_wanted(catalogue, apim)]
+    wanted = [*_stripe_wanted(desired, stripe), *_apim_wanted(catalogue, apim, plans)]
     steps = [step for step in wanted if step is not None]
     removed = [*_stripe_removed(desired, stripe), *_apim_removed(catalogue, apim)]
     return Plan((*steps, *removed), unchanged=len(wanted) - len(steps))
@@ -115,7 +116,7 @@ def _stripe_removed(desired: tuple[DesiredProduct, ...], world: StripeWorld) -> 
             yield Step("stripe", "archive", "product", product.stripe_id, product.product_id)
 
 
-def _apim_wanted(catalogue: Catalogue, world: ApimWorld) -> Iterable[Step | None]:
+def _apim_wanted(catalogue: Catalogue, world: ApimWorld, plans: Plans) -> Iterable[Step | None]:
     yield None if world.logger_is_right else Step("apim", "update", "logger", policy.LOGGER_ID)
     for product in catalogue.products:
         seen = world.products.get(product.id)
@@ -128,7 +129,7 @@ def _apim_wanted(catalogue: Catalogue, world: ApimWorld) -> Iterable[Step | None
             yield None if api in have else Step("apim", "link", "api", api, product.id, f"product {product.id}")
         for api in sorted(have - set(product.apis)):
             yield Step("apim", "unlink", "api", api, product.id, f"product {product.id}")
-        merged = policy.merge(seen.policy if seen else None, product)
+        merged = policy.merge(seen.policy if seen else None, product, plans)
         right = policy.same(seen.policy if seen else None, merged)
         action: Action = "update" if seen and seen.policy else "create"
         yield None if right else Step("apim", action, "policy", product.id, product.id, _limits(product), subject=merged)
@@ -145,7 +146,8 @@ def _apim_product(product: Product, seen: SeenApimProduct | None) -> Step | None
 def _limits(product: Product) -> str:
     rate = f"{product.rate_limit.calls:,} calls in {product.rate_limit.per_seconds} s" if product.rate_limit else "no rate limit"
     quota = f", quota {product.quota.calls:,}" if product.quota and product.quota.beyond == "stop" else ""
-    return rate + quota
+    gates = "".join(f", {len(operations)} operations of {api}" for api, operations in product.operations.items())
+    return rate + quota + gates
 
 
 def _apim_removed(catalogue: Catalogue, world: ApimWorld) -> Iterable[Step]:

@@ -1,10 +1,10 @@
 """APIM product policies: rate limit, quota and the usage record, in marked blocks beside what a person has written."""
 
-import json
-
 from lxml import etree
 
 from billing_common.catalogue import Product
+from checkout import policy_answers
+from checkout.policy_answers import Plans
 
 LOGGER_ID = "turnpike-usage"
 BEGIN, END = "turnpike:begin", "turnpike:end"
@@ -15,11 +15,6 @@ SKELETON = (
 )
 MONTH_KEY = '@(context.Subscription.Id + "-" + context.Timestamp.ToString("yyyyMM"))'
 PARTITION_KEY = '@(context.Subscription?.Id ?? "none")'
-SECONDS_TO_NEXT_MONTH = (
-    "@(((DateTime.DaysInMonth(context.Timestamp.Year, context.Timestamp.Month) - context.Timestamp.Day + 1) * 86400"
-    " - context.Timestamp.Hour * 3600 - context.Timestamp.Minute * 60 - context.Timestamp.Second).ToString())"
-)
-QUOTA_EXCEEDED = '@(context.LastError?.Reason == "QuotaExceeded")'
 # The fields of docs/architecture.md "Usage on the wire". Plain expressions only: gateways that know a closed list know these.
 USAGE_RECORD = """@{
     return new JObject(
@@ -38,6 +33,9 @@ USAGE_RECORD = """@{
     ).ToString(Newtonsoft.Json.Formatting.None);
 }"""
 
+STATUS = "context.Response?.StatusCode ?? 0"  # as the record reads it
+NOWHERE = Plans()
+
 Element = etree._Element  # noqa: SLF001 - lxml has no public name for it
 Comment = etree._Comment  # noqa: SLF001
 
@@ -46,10 +44,14 @@ class PolicyError(Exception):
     """The policy that stands at APIM is not one we can add to."""
 
 
-def merge(existing: str | None, product: Product) -> str:
+def merge(existing: str | None, product: Product, plans: Plans = NOWHERE) -> str:
     """Return the product's policy as XML: our blocks replaced, everything else kept as it is."""
     root = _parse(existing or SKELETON)
-    wanted = {"inbound": _limits(product), "outbound": _usage(product), "on-error": [*_usage(product), *_month_is_used_up(product)]}
+    wanted = {
+        "inbound": _inbound(product, plans),
+        "outbound": _usage(product),
+        "on-error": [*_usage(product), *policy_answers.of_limits(product, plans)],
+    }
     for name in SECTIONS:
         section = root.find(name)
         if section is None:
@@ -84,11 +86,13 @@ def _canonical(xml: str) -> bytes:
         return b""
 
 
-def _limits(product: Product) -> list[Element]:
+def _inbound(product: Product, plans: Plans) -> list[Element]:
+    """The gate stands behind the rate limit, which shields it, and before the quota, which a refused call must not use up."""
     found: list[Element] = []
     if product.rate_limit:
         limit = {"calls": str(product.rate_limit.calls), "renewal-period": str(product.rate_limit.per_seconds)}
         found.append(etree.Element("rate-limit", limit))
+    found += _gate(product, plans)
     if product.quota and product.quota.beyond == "stop":
         calls = str(product.quota.calls)
         if product.quota.window == "30_days":
@@ -98,30 +102,23 @@ def _limits(product: Product) -> list[Element]:
     return found
 
 
-def _month_is_used_up(product: Product) -> list[Element]:
-    """Say when the month's quota begins anew: the gateway cannot know, for the counter's key changes and never its period."""
-    if not product.quota or product.quota.beyond != "stop" or product.quota.window != "calendar_month":
-        return []
+def _gate(product: Product, plans: Plans) -> list[Element]:
+    """Answer calls of operations that the plan does not have. Such an answer skips outbound, so its record is written here, as refused."""
     choose = etree.Element("choose")
-    answer = etree.SubElement(etree.SubElement(choose, "when", {"condition": QUOTA_EXCEEDED}), "return-response")
-    etree.SubElement(answer, "set-status", {"code": "403", "reason": "Forbidden"})
-    for name, value in (("Retry-After", SECONDS_TO_NEXT_MONTH), ("Content-Type", "application/json")):
-        header = etree.SubElement(answer, "set-header", {"name": name, "exists-action": "override"})
-        etree.SubElement(header, "value").text = value
-    message = (
-        f"The {product.quota.calls:,} calls of the plan {product.name} for this calendar month are used up. "
-        "The next month begins at 00:00 UTC on its first day; a larger plan works at once."
-    )
-    etree.SubElement(answer, "set-body").text = json.dumps({"statusCode": 403, "message": message})
-    return [choose]
+    for api, operations in product.operations.items():
+        included = " || ".join(f'context.Operation?.Id == "{operation}"' for operation in operations)
+        when = etree.SubElement(choose, "when", {"condition": f'@(context.Api?.Id == "{api}" && !({included}))'})
+        when.extend(_usage(product, USAGE_RECORD.replace(STATUS, "403")))
+        when.append(policy_answers.not_in_plan(product, api, plans))
+    return [choose] if len(choose) else []
 
 
-def _usage(product: Product) -> list[Element]:
+def _usage(product: Product, record: str = USAGE_RECORD) -> list[Element]:
     """Write the record where the stream counts; a product that is counted elsewhere must not be counted twice."""
     if product.source != "stream":
         return []
     element = etree.Element("log-to-eventhub", {"logger-id": LOGGER_ID, "partition-key": PARTITION_KEY})
-    element.text = USAGE_RECORD
+    element.text = record
     return [element]
 
 

@@ -13,4 +13,8 @@ class Settings(ServiceSettings, StripeSettings, ApimSettings):
     usage_event_hub_connection: SecretStr = Field(description="connection string with Send rights that APIM's logger uses")
     usage_event_hub_name: str = Field(default="gateway.calls", min_length=1, description="event hub that APIM writes each call to")
     gateway_url: HttpUrl | None = Field(default=None, description="internal door of delegation_gateway, asked for the e-mail of an account")
+    pricing_url: HttpUrl | None = Field(
+        default=None,
+        description="public pricing page, e.g. https://billing.example.com/pricing: where answers to refused calls send people",
+    )
     intent_poll_seconds: float = Field(default=1, gt=0, le=60, description="how often waiting calls to Stripe are looked for")

@@ -11,7 +11,7 @@ TOKEN = re.compile(
       | (?P<mark>\?\.|\?\?|==|!=|>=|<=|&&|\|\||[-+*.,;(){}?!<>])""",
     re.VERBOSE | re.DOTALL,
 )
-ESCAPES = {"n": "\n", "t": "\t", "r": "\r", '"': '"', "\\": "\\", "'": "'", "0": "\0"}
+ESCAPES = {"b": "\b", "f": "\f", "n": "\n", "t": "\t", "r": "\r", '"': '"', "\\": "\\", "'": "'", "0": "\0"}
 ENTITY = re.compile(r"&(?!(?:amp|lt|gt|quot|apos|#\d+|#x[0-9a-fA-F]+);)")
 
 
@@ -44,11 +44,13 @@ def tokenize(text: str) -> list[Token]:
 
 def _unescape(text: str) -> str:
     def replace(match: re.Match[str]) -> str:
+        if match.group(2):
+            return chr(int(match.group(2), 16))
         if match.group(1) not in ESCAPES:
             raise ExpressionSyntaxError(f"unrecognized escape sequence '\\{match.group(1)}'")
         return ESCAPES[match.group(1)]
 
-    return re.sub(r"\\(.)", replace, text, flags=re.DOTALL)
+    return re.sub(r"\\(u([0-9a-fA-F]{4})|.)", replace, text, flags=re.DOTALL)
 
 
 def expression_end(text: str, start: int) -> int:

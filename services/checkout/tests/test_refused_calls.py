@@ -1,0 +1,129 @@
+"""What a caller gets from a gateway that runs our policies: allowed, gated, too fast, used up."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import httpx
+import pytest
+from azure.mgmt.apimanagement.models import SubscriptionCreateParameters
+
+from billing_common.catalogue import Catalogue, CatalogueError, Product
+from checkout import policy
+from checkout.applying import Outside, look
+from checkout.gates import refuse_unknown_operations, unknown_operations
+from checkout.policy_answers import Plans
+from checkout.settings import Settings
+
+from .conftest import Sandboxes
+
+PRICING = "https://billing.example.com/pricing"
+Sell = Callable[[dict[str, Any]], Awaitable[httpx.AsyncClient]]
+
+
+def catalogue(**fields: Any) -> Catalogue:
+    plan = {"id": "gated", "name": 'The "Gate"', "model": "Free", "apis": ["orders"]} | fields
+    meters = {"meters": {"calls": {"name": "Calls"}}} if "quota" in fields else {}
+    return Catalogue.from_document({"version": 1, **meters, "products": [plan]})
+
+
+@pytest.fixture
+async def sell(outside: Outside, settings: Settings, sandboxes: Sandboxes) -> AsyncIterator[Sell]:
+    """Return a function that puts a plan and a subscription to it into API Management, and returns a caller with its key."""
+    callers: list[httpx.AsyncClient] = []
+
+    async def begin(fields: dict[str, Any]) -> httpx.AsyncClient:
+        product = catalogue(**fields).products[0]
+        await _put(outside, product)
+        at, sid = (settings.apim_resource_group, settings.apim_service_name), f"sub-{product.id}"
+        api = outside.apim._client.subscription
+        wanted = SubscriptionCreateParameters(scope=f"/products/{product.id}", display_name=sid, state="active")
+        await api.create_or_update(*at, sid, wanted)
+        key = (await api.list_secrets(*at, sid)).primary_key
+        callers.append(httpx.AsyncClient(base_url=sandboxes.calls, headers={"Ocp-Apim-Subscription-Key": str(key)}))
+        return callers[-1]
+
+    yield begin
+    for caller in callers:
+        await caller.aclose()
+
+
+async def _put(outside: Outside, product: Product) -> None:
+    await outside.apim.put_logger()
+    await outside.apim.put_product(product)
+    await outside.apim.add_api(product.id, "orders")
+    await outside.apim.put_policy(product.id, policy.merge(None, product, Plans(PRICING)))
+
+
+async def test_an_operation_beyond_the_plan_is_refused_by_name_and_the_others_work(sell: Sell) -> None:
+    caller = await sell({"id": "g1", "operations": {"orders": ["list-orders", "get-order"]}})
+    assert [(await caller.get(path)).status_code for path in ("/orders", "/orders/7")] == [200, 200]
+    refused = await caller.delete("/orders/7")
+    assert refused.status_code == 403
+    assert refused.headers["content-type"] == "application/json"
+    assert refused.json() == {
+        "statusCode": 403,
+        "code": "operation_not_in_plan",
+        "message": f'The plan The "Gate" does not include the operation delete-order of orders: for a plan that does, see {PRICING}.',
+        "plan": "g1",
+        "api": "orders",
+        "operation": "delete-order",
+        "upgrade": PRICING,
+    }
+    assert (await caller.get("/orders/7")).status_code == 200  # the backend never saw the deletion
+
+
+async def test_refused_operations_do_not_use_up_the_quota(sell: Sell) -> None:
+    caller = await sell({"id": "g2", "quota": {"calls": 2}, "operations": {"orders": ["get-order"]}})
+    assert [(await caller.get("/orders")).status_code for _ in range(5)] == [403] * 5
+    assert [(await caller.get("/orders/7")).status_code for _ in range(3)] == [200, 200, 403]
+
+
+async def test_too_many_calls_are_told_limit_window_wait_and_where_to_upgrade(sell: Sell) -> None:
+    caller = await sell({"id": "g3", "rate_limit": {"calls": 1, "per_seconds": 60}})
+    assert (await caller.get("/orders")).status_code == 200
+    refused = await caller.get("/orders")
+    body = refused.json()
+    assert (refused.status_code, body["statusCode"], body["code"]) == (429, 429, "rate_limit_exceeded")
+    assert (body["plan"], body["limit"], body["window"], body["upgrade"]) == ("g3", 1, "60 seconds", PRICING)
+    assert "takes 1 calls in 60 seconds with one key. Call again after the seconds that Retry-After names;" in body["message"]
+    assert body["message"].endswith(f"for a plan that takes more, see {PRICING}.")
+    assert 1 <= int(refused.headers["retry-after"]) <= 60
+
+
+@pytest.mark.parametrize(
+    ("window", "words", "days_max"), [("calendar_month", "calendar month", 31), ("30_days", "30 days", 30)], ids=["month", "30 days"]
+)
+async def test_a_used_up_quota_is_told_limit_window_wait_and_where_to_upgrade(sell: Sell, window: str, words: str, days_max: int) -> None:
+    caller = await sell({"id": f"q-{days_max}", "quota": {"calls": 1, "window": window}})
+    assert (await caller.get("/orders")).status_code == 200
+    refused = await caller.get("/orders")
+    body = refused.json()
+    assert (refused.status_code, body["statusCode"], body["code"]) == (403, 403, "quota_exceeded")
+    assert (body["plan"], body["limit"], body["window"], body["upgrade"]) == (f"q-{days_max}", 1, words, PRICING)
+    assert f"{words} are used up." in body["message"]
+    assert body["message"].endswith(f"for a plan with more, see {PRICING}.")
+    assert 1 <= int(refused.headers["retry-after"]) <= days_max * 86_400
+
+
+async def test_a_key_that_is_not_known_keeps_azures_own_words(sell: Sell) -> None:
+    caller = await sell({"id": "g4", "rate_limit": {"calls": 9}, "operations": {"orders": ["get-order"]}})
+    refused = await caller.get("/orders/7", headers={"Ocp-Apim-Subscription-Key": "nobody"})
+    assert refused.status_code == 401
+    assert "invalid subscription key" in refused.json()["message"]
+
+
+async def test_a_misspelt_operation_is_refused_before_anything_is_touched(outside: Outside) -> None:
+    with pytest.raises(CatalogueError) as refused:
+        await look(outside, catalogue(id="typo", operations={"orders": ["get-orders", "get-order"]}), None)
+    (problem,) = refused.value.problems
+    assert problem.path == "$.products[0].operations.orders"
+    assert 'the API "orders" has no operation "get-orders"' in problem.message
+    assert 'Did you mean "get-order"?' in problem.message
+    assert problem.allowed == "create-order, delete-order, get-order, get-status, list-orders"
+    await refuse_unknown_operations(outside.apim, catalogue(operations={"orders": ["get-order"]}))
+    assert await outside.apim.read_product("typo") is None
+
+
+def test_an_api_that_is_not_there_is_named() -> None:
+    (problem,) = unknown_operations(catalogue(apis=["bills"], operations={"bills": ["x"]}), {"bills": None})
+    assert 'no API "bills"' in problem.message
