@@ -57,7 +57,8 @@ async def check_totals(world: World, customers: list[Customer]) -> None:
 
 async def end_the_month_with_kills(world: World, victims: list[str]) -> None:
     """Kill the next one at each stop of the clock's walk past the month's end; the walk waits until it is back and all is settled."""
-    waiting, revivals = list(victims), []
+    waiting = list(victims)
+    revivals: list[asyncio.Task[None]] = []
 
     def kill_next(_: Step) -> None:
         if waiting and (not revivals or revivals[-1].done()):

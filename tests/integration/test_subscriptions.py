@@ -98,6 +98,10 @@ async def test_webhooks_twice_and_backwards_do_not_change_a_life_from_payment_to
     assert customer.person.key == key
     await world.clock.settle()
     await _check_one_life(world, customer.subscription_id, await world.access(customer), ["granted", "suspended", "restored"])
+    first, again = [
+        await world.sum_of_metric("webhook_ingress", "turnpike_webhooks_received_total", outcome=one) for one in ("stored", "duplicate")
+    ]
+    assert again >= first / 2 > 10, "the doubles never came, so nothing was proven"
     page = await customer.person.browser.open(customer.person.page)
     assert page.has("Active"), page
     paid = [invoice for invoice in await world.stripe.invoices(customer.stripe_id) if invoice.status == "paid"]

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import httpx
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from dateutil.relativedelta import relativedelta
+from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 
 from embedded_servers import ServerError
@@ -57,12 +58,12 @@ async def eventually(what: str, ask: Callable[[], Awaitable[T]], holds: Callable
     last: Any = "nothing yet"
     while time.monotonic() < end:
         try:
-            last = await ask()
+            last = answer = await ask()
         except (httpx.HTTPError, CommandError, LookupError, StoryError) as error:
             last = f"{type(error).__name__}: {error}"
         else:
-            if holds(last):
-                return last
+            if holds(answer):
+                return answer
         await asyncio.sleep(0.05)
     raise AssertionError(f"waited {seconds:g} s for {what}; last seen: {last}")
 
@@ -227,6 +228,12 @@ class World:
 
     async def webhooks(self, **mode: bool) -> None:
         await self.doors.ask("sandbox_stripe", "POST", "/_sandbox/webhooks", body={"mode": mode})
+
+    async def sum_of_metric(self, name: str, sample: str, **labels: str) -> float:
+        """Add up a counter of a part over all series that have these labels."""
+        text = (await self.http.get(f"{self.stack.door(name)}/metrics")).raise_for_status().text
+        samples = [one for family in text_string_to_metric_families(text) for one in family.samples if one.name == sample]
+        return sum(one.value for one in samples if labels.items() <= one.labels.items())
 
     # --- Kafka -------------------------------------------------------------------------------------------------------------
 

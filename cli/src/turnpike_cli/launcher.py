@@ -51,6 +51,7 @@ def _become(specification: dict[str, Any]) -> NoReturn:
     code = 1
     try:
         os.setsid()
+        os.umask(0o077)
         _take_name(specification["name"])
         _redirect(specification["log"])
         os.environ.clear()
@@ -78,7 +79,7 @@ def _take_name(name: str) -> None:
 
 
 def _redirect(log: str) -> None:
-    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.dup2(output, 1)

@@ -34,9 +34,9 @@ def start_detached(
     folder: Path | None = None,
     user: str | None = None,
 ) -> Identity:
-    """Start a process that outlives us, with its output in `log`; the log of the run before is kept as `.1`."""
+    """Start a process that outlives us, with its output in `log`; the log of the run before is kept as `.1`. Its files are its owner's."""
     keep_former(log)
-    with log.open("wb") as output:
+    with open(log, "wb", opener=_private) as output:
         process = subprocess.Popen(
             [os.fspath(part) for part in command],
             stdin=subprocess.DEVNULL,
@@ -45,10 +45,16 @@ def start_detached(
             env=None if environment is None else dict(environment),
             cwd=folder,
             start_new_session=True,
+            umask=0o077,
             **as_user(user),
         )
     process.returncode = 0  # it is meant to outlive us: without this Popen warns at exit
     return Identity(process.pid, _created(process.pid))
+
+
+def _private(path: str, flags: int) -> int:
+    """Open a log that only its owner reads."""
+    return os.open(path, flags, 0o600)
 
 
 def as_user(user: str | None) -> dict[str, Any]:
