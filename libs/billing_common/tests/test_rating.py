@@ -161,14 +161,45 @@ def test_more_usage_never_costs_less(product: str, calls: int, more: int) -> Non
     assert 0 <= total(CATALOGUE, calls, product) <= total(CATALOGUE, calls + more, product)
 
 
-def test_a_change_of_quantity_gives_back_and_charges_the_rest_of_the_period() -> None:
+def test_a_change_of_quantity_gives_back_and_charges_the_rest_of_the_period_the_newest_first() -> None:
     middle, later = datetime(2026, 11, 16, tzinfo=UTC), datetime(2026, 11, 21, tzinfo=UTC)
     changes = (QuantityChange(middle, 3), QuantityChange(later, 2))
     facts = Facts(started_at=NOVEMBER.start, quantity_changes=changes)
     rated = rate(CATALOGUE, CATALOGUE.product("basic"), period=NOVEMBER, usage={}, facts=facts)
-    assert [(line.quantity, line.amount_minor) for line in rated.lines] == [(1, 1495), (1, -748), (3, 2243), (3, -1495), (2, 997)]
+    assert [(line.quantity, line.amount_minor) for line in rated.lines] == [(1, 1495), (3, -1495), (2, 997), (1, -748), (3, 2243)]
     december = Period(NOVEMBER.end, datetime(2027, 1, 1, tzinfo=UTC))
     assert rate(CATALOGUE, CATALOGUE.product("basic"), period=december, usage={}, facts=facts).total_minor == 2 * 1495
+
+
+def test_a_change_at_the_very_start_of_a_period_comes_after_its_fee_was_drawn() -> None:
+    facts = Facts(started_at=datetime(2026, 10, 1, tzinfo=UTC), quantity=2, quantity_changes=(QuantityChange(NOVEMBER.start, 1),))
+    rated = rate(CATALOGUE, CATALOGUE.product("basic"), period=NOVEMBER, usage={}, facts=facts)
+    assert [(line.quantity, line.amount_minor) for line in rated.lines] == [(2, 2990), (2, -2990), (1, 1495)]
+    october = Period(facts.started_at, NOVEMBER.start)
+    assert rate(CATALOGUE, CATALOGUE.product("basic"), period=october, usage={}, facts=facts).total_minor == 2990
+
+
+def test_each_line_names_the_time_it_is_for() -> None:
+    catalogue = one_price("TierWithOverage", {"base": "49", "setup": "5", **usage(amount="0.005", included=10)})
+    began, ended = datetime(2026, 11, 11, 7, 0, 0, 999, tzinfo=UTC), datetime(2026, 11, 21, 9, tzinfo=UTC)
+    facts = Facts(started_at=began, ended_at=ended, end_reason="change", quantity_changes=(QuantityChange(NOVEMBER.start, 2),))
+    rated = rate(catalogue, catalogue.product("it"), period=NOVEMBER, usage={"calls": 30}, facts=facts)
+    begin = began.replace(microsecond=0)
+    assert [(line.component, line.period.start, line.period.end) for line in rated.lines] == [
+        ("setup", begin, begin),
+        ("base", begin, NOVEMBER.end),
+        ("base", ended, NOVEMBER.end),
+        ("usage:calls", begin, ended),
+        ("usage:calls", begin, ended),
+    ]
+    assert [line.proration for line in rated.lines] == [False, True, True, False, False]
+
+
+def test_a_trial_without_a_base_fee_has_no_line() -> None:
+    catalogue = one_price("Metered", usage(amount="1"), trial_days=14, billing_anchor="anniversary")
+    trial = period_at(catalogue.product("it"), started_at=NOVEMBER.start, at=NOVEMBER.start)
+    facts = Facts(started_at=NOVEMBER.start, trial_end=trial.end)
+    assert rate(catalogue, catalogue.product("it"), period=trial, usage={"calls": 7}, facts=facts).lines == ()
 
 
 def test_credit_pays_at_most_the_total_and_is_no_line() -> None:

@@ -12,17 +12,17 @@ def plain(unit: str, **more: Any) -> dict[str, Any]:
     return {"billing_scheme": "per_unit", "unit_amount_decimal": unit, "transform_quantity": None, **more}
 
 
-def tiered(mode: str, *tiers: tuple[int | None, str, int]) -> dict[str, Any]:
+def tiered(mode: str, *tiers: tuple[int | None, str | None, int | None]) -> dict[str, Any]:
     rows = [{"up_to": up_to, "unit_amount_decimal": unit, "flat_amount": flat} for up_to, unit, flat in tiers]
     return {"billing_scheme": "tiered", "tiers_mode": mode, "_tiers": rows}
 
 
 STARTED = plain("15", transform_quantity={"divide_by": 100, "round": "up"})
 COMPLETED = plain("15", transform_quantity={"divide_by": 100, "round": "down"})
-FREEMIUM = tiered("graduated", (10_000, "0", 0), (None, "0.2", 0))
+FREEMIUM = tiered("graduated", (10_000, "0", None), (None, "0.2", None))
 UNIT = plain("74995", transform_quantity={"divide_by": 1_500_000, "round": "up"})
-GRADUATED = tiered("graduated", (10_000, "1", 0), (100_000, "0.5", 0), (None, "0.25", 0))
-VOLUME = tiered("volume", (10_000, "1", 0), (100_000, "0.8", 0), (None, "0.5", 0))
+GRADUATED = tiered("graduated", (10_000, "1", None), (100_000, "0.5", None), (None, "0.25", None))
+VOLUME = tiered("volume", (10_000, "1", None), (100_000, "0.8", None), (None, "0.5", None))
 FLAT = tiered("graduated", (100, "0", 500), (None, "3", 700))
 
 
@@ -51,6 +51,18 @@ def test_graduated_prices_give_one_line_for_each_tier_that_is_entered() -> None:
         RatedLine(90_000, Decimal("0.5"), 45_000, "Tier 2"),
         RatedLine(50_000, Decimal("0.25"), 12_500, "Tier 3"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("price", "quantity", "lines"),
+    [
+        # two invoices that Stripe made and people published: a flat amount has a line of its own without a quantity, even where it is 0
+        (tiered("graduated", (1000, "0", 900), (None, "3.6", 0)), 1031, [(1000, 0), (0, 900), (31, 112), (0, 0)]),
+        (tiered("graduated", (100_000, None, 999), (None, "0.02", None)), 0, [(0, 0), (0, 999)]),
+    ],
+)
+def test_lines_are_those_of_an_invoice_that_stripe_made(price: dict[str, Any], quantity: int, lines: list[tuple[int, int]]) -> None:
+    assert [(line.quantity, line.amount_minor) for line in rate(price, quantity)] == lines
 
 
 @pytest.mark.parametrize(

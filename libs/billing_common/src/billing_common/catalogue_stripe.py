@@ -153,7 +153,7 @@ def _usage_amounts(usage: UsagePrice, currency: str) -> dict[str, Any]:
             "unit_amount_decimal": plain(to_minor(usage.amount or Decimal(0), currency)),
             "transform_quantity": {"divide_by": usage.per, "round": "up" if usage.rounding == "started" else "down"},
         }
-    slices = slices_of(usage)
+    slices = tuple(slices_of(usage))
     if len(slices) == 1 and not slices[0].flat:
         return {"unit_amount_decimal": plain(unit_rate(slices[0].amount, slices[0].per, currency))}
     return {"billing_scheme": "tiered", "tiers_mode": usage.mode, "tiers": [_tier(entry, currency) for entry in slices]}

@@ -1,5 +1,7 @@
 """Slices of usage: what is included, tiers and volume discounts all become the same list of slices."""
 
+from bisect import bisect_left
+from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -22,16 +24,31 @@ def has_slices(usage: UsagePrice) -> bool:
     return bool(usage.included or usage.tiers or usage.discounts)
 
 
-def slices_of(usage: UsagePrice) -> tuple[Slice, ...]:
-    """Return the slices of a usage price before any rounding to blocks, in order; the last one has no end."""
+def slices_of(usage: UsagePrice) -> Iterator[Slice]:
+    """Yield the slices of a usage price before any rounding to blocks, in order; the last one has no end."""
     if usage.tiers:
-        return tuple(Slice(tier.up_to, tier.amount, usage.per, tier.flat) for tier in usage.tiers)
+        yield from (_tier(usage, index) for index in range(len(usage.tiers)))
+        return
     amount = usage.amount or Decimal(0)
-    included = (Slice(usage.included, Decimal(0), usage.per),) if usage.included else ()
+    if usage.included:
+        yield Slice(usage.included, Decimal(0), usage.per)
     if not usage.discounts:
-        return (*included, Slice(None, amount, usage.per))
-    discounted = (Slice(entry.up_to, _less(amount, entry.percent), usage.per) for entry in usage.discounts)
-    return (*included, *(entry for entry in discounted if entry.up_to is None or entry.up_to > usage.included))
+        yield Slice(None, amount, usage.per)
+    for entry in usage.discounts:
+        if entry.up_to is None or entry.up_to > usage.included:
+            yield Slice(entry.up_to, _less(amount, entry.percent), usage.per)
+
+
+def slice_of(usage: UsagePrice, quantity: int) -> Slice:
+    """Return the slice that a quantity ends in: the one that volume pricing charges for all of it."""
+    if usage.tiers:
+        return _tier(usage, bisect_left(usage.tiers, quantity, hi=len(usage.tiers) - 1, key=lambda tier: tier.up_to or 0))
+    return next(entry for entry in slices_of(usage) if entry.up_to is None or quantity <= entry.up_to)
+
+
+def _tier(usage: UsagePrice, index: int) -> Slice:
+    tier = usage.tiers[index]
+    return Slice(tier.up_to, tier.amount, usage.per, tier.flat)
 
 
 def unit_rate(amount: Decimal, per: int, currency: str) -> Decimal:

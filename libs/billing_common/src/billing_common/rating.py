@@ -1,8 +1,9 @@
 """The one pricing function: a product, a period, usage and the facts of a subscription in; the lines of Stripe's invoice out.
 
 Decimal and int only. Every line is rounded once, to whole minor units, halves up; the total is the sum of the rounded lines.
-Lines stand in this order: setup fee, base fee, usage in the order of the file (one line per slice), packages, then what is added to
-the draft invoice because no price at Stripe can say it: rounding to blocks beyond an allowance, packages at least, minimum or maximum.
+Lines stand as they come on Stripe's invoices: setup fee and base fee on the one that opens the period; on the one that closes it first
+what changes within the period brought, the newest first, then usage in the order of the file (one line per slice), packages, and what is
+added to the draft because no price at Stripe can say it: rounding to blocks beyond an allowance, packages at least, minimum or maximum.
 """
 
 from collections.abc import Iterable, Mapping
@@ -13,7 +14,7 @@ from typing import Literal
 
 from billing_common.catalogue import Catalogue, Price, Product, UsagePrice
 from billing_common.catalogue_model import UnitPrice
-from billing_common.catalogue_tiers import Slice, has_slices, slices_of, unit_rate
+from billing_common.catalogue_tiers import Slice, has_slices, slice_of, slices_of, unit_rate
 from billing_common.money import EXACT, plain, round_half_up, to_minor
 from billing_common.rating_periods import Period, period_at
 
@@ -47,9 +48,18 @@ class Facts:
     quantity_changes: tuple[QuantityChange, ...] = ()
     credit_minor: int = 0
 
-    def quantity_at(self, instant: datetime) -> int:
-        """Return how many base fees are paid at an instant."""
-        return next((change.quantity for change in reversed(self.quantity_changes) if change.at <= instant), self.quantity)
+    def quantity_before(self, instant: datetime) -> int:
+        """Return how many base fees are paid up to an instant: a change at that very second comes after the period's fee was drawn."""
+        return next((change.quantity for change in reversed(self.quantity_changes) if change.at < instant), self.quantity)
+
+    def begin_of(self, period: Period) -> datetime:
+        """Return from when on the period is paid for: its start, or that of the subscription, or the end of the trial."""
+        return max(period.start, self.started_at.replace(microsecond=0), self.trial_end or period.start)
+
+    def end_of(self, period: Period) -> datetime:
+        """Return until when the period was used: its end, or that of the subscription."""
+        ended_at = self.ended_at or period.end
+        return max(self.begin_of(period), min(period.end, ended_at.replace(microsecond=0)))
 
 
 @dataclass(frozen=True)
@@ -88,17 +98,18 @@ def rate(catalogue: Catalogue, product: Product, *, period: Period, usage: Mappi
     _check(product, price, currency, usage, facts)
     if price is None:
         return Rated(currency, (), facts.credit_minor)
+    lines = list(_setup(product, price, currency, period, facts))
     if facts.trial_end is not None and facts.trial_end >= period.end:
-        trial = Line(f"Trial period for {product.name}", facts.quantity, Decimal(0), 0, "trial", period)
-        return Rated(currency, (*_setup(product, price, currency, period, facts), trial), facts.credit_minor)
-    lines = [*_setup(product, price, currency, period, facts), *_base(product, price, currency, period, facts)]
+        return Rated(currency, (*lines, *_trial(product, price, period, facts)), facts.credit_minor)
+    lines += _base(product, price, currency, period, facts)
+    used = Period(facts.begin_of(period), facts.end_of(period))
     for usage_price in price.usage:
-        lines += _usage(catalogue, usage_price, currency, period, usage.get(usage_price.meter, 0))
-    lines += _packages(catalogue, price, currency, period, usage)
+        lines += _usage(catalogue, usage_price, currency, used, usage.get(usage_price.meter, 0))
+    lines += _packages(catalogue, price, currency, used, usage)
     for usage_price in price.usage:
-        lines += _rounding(catalogue, usage_price, currency, period, usage.get(usage_price.meter, 0))
-    lines += _least_packages(catalogue, price, currency, period, usage)
-    lines += _spend_limits(price, currency, period, lines)
+        lines += _rounding(catalogue, usage_price, currency, used, usage.get(usage_price.meter, 0))
+    lines += _least_packages(catalogue, price, currency, used, usage)
+    lines += _spend_limits(price, currency, used, lines)
     return Rated(currency, tuple(lines), facts.credit_minor)
 
 
@@ -115,26 +126,37 @@ def _check(product: Product, price: Price | None, currency: str, usage: Mapping[
 
 def _setup(product: Product, price: Price, currency: str, period: Period, facts: Facts) -> Iterable[Line]:
     if price.setup and facts.started_at >= period.start:
-        minor = to_minor(price.setup, currency)
-        yield Line(f"{product.name}: setup", 1, minor, round_half_up(minor), "setup", period)
+        minor, begin = to_minor(price.setup, currency), facts.started_at.replace(microsecond=0)
+        yield Line(f"{product.name}: setup", 1, minor, round_half_up(minor), "setup", Period(begin, begin))
+
+
+def _trial(product: Product, price: Price, period: Period, facts: Facts) -> Iterable[Line]:
+    """A trial shows that the base fee is not charged; Stripe has no line for a meter that will be read later."""
+    if price.base is not None:
+        yield Line(f"Trial period for {product.name}", facts.quantity, Decimal(0), 0, "trial", period)
 
 
 def _base(product: Product, price: Price, currency: str, period: Period, facts: Facts) -> Iterable[Line]:
     """Charge in advance from the start; give back what is unused only when the product is changed, not when it is cancelled."""
     if price.base is None:
         return
-    minor = to_minor(price.base, currency)
+    minor, start = to_minor(price.base, currency), facts.begin_of(period)
     by_second = product.policies.proration == "by_second"
-    start = max(period.start, facts.started_at, facts.trial_end or facts.started_at)
     if start > period.start and not by_second:
         return  # Stripe charges nothing for the days before the first full period
-    quantity = facts.quantity_at(start)
+    quantity = facts.quantity_before(start)
     yield _rest_of_base(product, minor, quantity, period, start, proration=start > period.start)
-    if not by_second:
-        return  # another quantity counts from the next period on
+    if by_second:  # otherwise another quantity counts from the next period on
+        changes = sorted(_changes_of_base(product, minor, period, facts), key=lambda line: line.period.start, reverse=True)
+        yield from changes  # the newest first; of one instant as they were made: what is given back, then what is charged
+
+
+def _changes_of_base(product: Product, minor: Decimal, period: Period, facts: Facts) -> Iterable[Line]:
+    start = facts.begin_of(period)
+    quantity = facts.quantity_before(start)
     end = facts.ended_at if facts.ended_at is not None and start <= facts.ended_at < period.end else None
     for change in facts.quantity_changes:
-        if start < change.at < (end or period.end) and change.quantity != quantity:
+        if start <= change.at < (end or period.end) and change.quantity != quantity:
             yield _rest_of_base(product, -minor, quantity, period, change.at, proration=True)
             quantity = change.quantity
             yield _rest_of_base(product, minor, quantity, period, change.at, proration=True)
@@ -157,22 +179,28 @@ def _usage(catalogue: Catalogue, usage: UsagePrice, currency: str, period: Perio
         text = f"{meter.name}, per {usage.rounding} {usage.per:,}"
         yield Line(text, blocks, minor, round_half_up(EXACT.multiply(minor, Decimal(blocks))), component, period)
         return
-    slices = slices_of(usage)
-    if usage.mode == "volume":
-        slices = (next(entry for entry in slices if entry.up_to is None or quantity <= entry.up_to),)
-    low = 0
-    for index, entry in enumerate(slices):
-        high = quantity if entry.up_to is None or usage.mode == "volume" else min(quantity, entry.up_to)
-        if high <= low and index > 0:
-            break
-        place = _place(low, entry, only=len(slices) == 1)
-        rate_minor, units = unit_rate(entry.amount, entry.per, currency), max(high - low, 0)
+    for low, high, entry in _entered(usage, quantity):
+        place = _place(low, entry) if usage.mode == "graduated" else ""
+        rate_minor, units = unit_rate(entry.amount, entry.per, currency), high - low
         text = f"{meter.name}{place}" + (" (included)" if not rate_minor and not entry.flat else "")
         yield Line(text, units, rate_minor, round_half_up(EXACT.multiply(rate_minor, Decimal(units))), component, period)
         if entry.flat:
             flat = to_minor(entry.flat, currency)
             yield Line(f"{meter.name}{place}, flat fee", 1, flat, round_half_up(flat), component, period)
-        low = high
+
+
+def _entered(usage: UsagePrice, quantity: int) -> Iterable[tuple[int, int, Slice]]:
+    """Yield the slices that are charged, each from unit `low` (exclusive) to `high`; the first one also when nothing was used."""
+    if usage.mode == "volume":
+        yield 0, quantity, slice_of(usage, quantity)
+        return
+    low = 0
+    for entry in slices_of(usage):
+        if low and quantity <= low:
+            return
+        high = quantity if entry.up_to is None else min(quantity, entry.up_to)
+        yield low, high, entry
+        low = entry.up_to or high
 
 
 def _rounding(catalogue: Catalogue, usage: UsagePrice, currency: str, period: Period, quantity: int) -> Iterable[Line]:
@@ -186,8 +214,8 @@ def _rounding(catalogue: Catalogue, usage: UsagePrice, currency: str, period: Pe
         yield Line(text, 1, Decimal(billed - counted), billed - counted, "rounding", period)
 
 
-def _place(low: int, entry: Slice, *, only: bool) -> str:
-    if only:
+def _place(low: int, entry: Slice) -> str:
+    if low == 0 and entry.up_to is None:
         return ""
     return f", first {entry.up_to:,}" if low == 0 and entry.up_to else f", from {low + 1:,}"
 

@@ -9,6 +9,7 @@ from sandbox_stripe.world import World, merge_metadata
 
 LOOKUP_KEYS_MAX = 10
 TIERS_MAX = 1_000
+UNIT_AMOUNT_DECIMALS_MAX = 12
 YEARS_MAX = {"day": 1095, "week": 156, "month": 36, "year": 3}
 
 
@@ -172,6 +173,8 @@ def amounts(given: Json, key: str) -> Json:
     exact = Decimal(str(value))
     if exact < 0:
         raise invalid("Invalid non-negative integer", key, "parameter_invalid_integer")
+    if exact.scaleb(UNIT_AMOUNT_DECIMALS_MAX) % 1:
+        raise invalid(f"Invalid decimal: {exact}; must contain at maximum {UNIT_AMOUNT_DECIMALS_MAX} decimal places.", f"{key}_decimal")
     return {key: int(exact) if exact == exact.to_integral_value() else None, f"{key}_decimal": text_of(exact)}
 
 

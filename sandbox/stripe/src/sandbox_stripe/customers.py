@@ -41,6 +41,7 @@ def add_customer(world: World, given: Json) -> Json:
         "metadata": {}, "name": given.get("name") or None, "next_invoice_sequence": given.get("next_invoice_sequence", 1),
         "phone": given.get("phone") or None, "preferred_locales": given.get("preferred_locales", []), "shipping": given.get("shipping"),
         "tax_exempt": given.get("tax_exempt") or "none", "test_clock": given.get("test_clock"), "_lookup": given.get("email") or None,
+        "_parent": given.get("test_clock"),
     }  # fmt: skip
     for name in ("business_name", "individual_name"):
         if given.get(name):

@@ -53,7 +53,7 @@ def advance_clock(call: Call) -> Json:
 
 def _latest(world: World, clock: Json) -> int:
     start = clock["frozen_time"]
-    alive = world.store.select("subscription", keep=lambda one: one["test_clock"] == clock["id"] and one["ended_at"] is None)
+    alive = world.store.select("subscription", parent=clock["id"], keep=lambda one: one["ended_at"] is None)
     ends = [periods.boundary(start, one["_interval"], one["_interval_count"], INTERVALS_MAX) for one in alive]
     return min(ends, default=start + 2 * YEAR)
 
@@ -63,7 +63,7 @@ def delete_clock(call: Call) -> Json:
     """Delete a clock, its customers, and what would still have happened to them."""
     world = call.world
     clock = world.get("test_helpers.test_clock", call.id, "test_clock")
-    for customer in list(world.store.select("customer", keep=lambda one: one["test_clock"] == clock["id"])):
+    for customer in list(world.store.select("customer", parent=clock["id"])):
         for subscription in list(world.store.select("subscription", customer=customer["id"])):
             world.store.delete(subscription["id"])
         world.store.delete(customer["id"])

@@ -1,6 +1,6 @@
 """Invoices from draft to open: lines, totals, numbers. Who pays them stands in `payments`."""
 
-from sandbox_stripe import lines
+from sandbox_stripe import lines, money
 from sandbox_stripe.errors import Json
 from sandbox_stripe.world import World
 
@@ -10,15 +10,15 @@ POSTPONE_SECONDS = 3_600
 def draft(
     world: World, customer: Json, subscription: Json | None, *, reason: str, period: tuple[int, int], specs: list[Json], auto: bool = True
 ) -> Json:
-    """Store a draft with its lines and announce it. `auto` drafts turn final by themselves after the draft time."""
+    """Store a draft and announce it: what waited comes first, then its own lines. `auto` drafts turn final after the draft time."""
     invoice = build(customer, subscription, reason, period)
     now = world.now(customer)
     invoice["auto_advance"] = auto
     invoice["automatically_finalizes_at"] = now + world.settings.draft_seconds if auto else None
     stored = world.new("invoice", invoice)
+    take_pending_items(world, stored)
     for one in specs:
         add_line(world, stored, one)
-    take_pending_items(world, stored)
     retotal(world, stored)
     if subscription:
         subscription["latest_invoice"] = stored["id"]
@@ -94,17 +94,19 @@ def add_line(world: World, invoice: Json, one: Json) -> Json:
     return world.store.save(line)
 
 
-def take_pending_items(world: World, invoice: Json) -> None:
-    """Put the customer's waiting invoice items on a new draft."""
+def pending_items(world: World, customer: str, subscription: str | None, currency: str) -> list[Json]:
+    """Return the invoice items that wait for the next invoice: the newest first, those of one moment as they were made."""
 
     def waits(item: Json) -> bool:
-        return (
-            item["invoice"] is None
-            and item["_subscription"] in {None, invoice["_subscription"]}
-            and item["currency"] == invoice["currency"]
-        )
+        return item["invoice"] is None and item["_subscription"] in {None, subscription} and item["currency"] == currency
 
-    for item in list(world.store.select("invoiceitem", customer=invoice["customer"], keep=waits)):
+    found = list(world.store.select("invoiceitem", customer=customer, keep=waits))
+    return sorted(found, key=lambda item: int(item["date"]), reverse=True)
+
+
+def take_pending_items(world: World, invoice: Json) -> None:
+    """Put the customer's waiting invoice items on a new draft."""
+    for item in pending_items(world, invoice["customer"], invoice["_subscription"], invoice["currency"]):
         item["invoice"] = item["_parent"] = invoice["id"]
         world.store.save(item)
         add_line(world, invoice, item_spec(item))
@@ -183,11 +185,11 @@ def finalize(world: World, invoice: Json) -> None:
 
 
 def apply_balance(world: World, invoice: Json, customer: Json) -> None:
-    """Add what the customer owes or has; totals too small to charge, and credits, stay on the balance."""
+    """Add what the customer owes or has; totals too small to charge, fractions that cannot be, and credits, stay on the balance."""
     start, total = customer["balance"], invoice["total"]
     payable = total + start
     minimum = world.settings.minimum_charge_minor.get(invoice["currency"], 0)
-    due = payable if payable >= max(minimum, 1) else 0
+    due = money.chargeable(payable, invoice["currency"]) if payable >= max(minimum, 1) else 0
     ending = payable - due
     invoice.update(starting_balance=start, ending_balance=ending, amount_due=due, amount_remaining=due)
     customer["balance"] = ending

@@ -64,8 +64,12 @@ def plan_first_period(order: Order, now: int) -> Schedule:
 
 
 def first_lines(world: World, order: Order, plan: Schedule, items: list[Json]) -> list[Json]:
-    """Return what is due at once: base fees of the first period (or their part of it) and one-off prices."""
+    """Return what is due at once: one-off prices, then base fees of the first period (or their part of it)."""
     period, specs = (plan.start, plan.end), []
+    for one in order.one_time:
+        specs += lines.advance(
+            world, lines.price_in(one["price"], order.currency), {"id": None, "quantity": one["quantity"]}, (plan.start, plan.start)
+        )
     for item, wanted in zip(items, order.items, strict=True):
         price = lines.price_in(wanted["price"], order.currency)
         if lines.is_metered(price):
@@ -77,10 +81,6 @@ def first_lines(world: World, order: Order, plan: Schedule, items: list[Json]) -
             specs += lines.advance(world, price, item, period)
         elif order.proration != "none":
             specs.append(lines.part(world, price, item, period, plan.whole))
-    for one in order.one_time:
-        specs += lines.advance(
-            world, lines.price_in(one["price"], order.currency), {"id": None, "quantity": one["quantity"]}, (plan.start, plan.start)
-        )
     return specs
 
 
@@ -139,7 +139,7 @@ def _body(order: Order, plan: Schedule) -> Json:
         "test_clock": order.customer["test_clock"], "trial_end": plan.end if plan.trial else None,
         "trial_start": plan.start if plan.trial else None,
         "trial_settings": {"end_behavior": {"missing_payment_method": order.trial_behavior}}, "_anchor_day": plan.day,
-        "_interval": recurring["interval"], "_interval_count": recurring["interval_count"],
+        "_interval": recurring["interval"], "_interval_count": recurring["interval_count"], "_parent": order.customer["test_clock"],
     }  # fmt: skip
 
 
@@ -220,8 +220,7 @@ def on_period_end(world: World, id_: str) -> None:
 def finish(world: World, subscription: Json, customer: Json, closed: tuple[int, int], reason: str) -> None:
     """End at a period's end or at `cancel_at`: the last usage goes on a draft that turns final like any other."""
     specs = cycle_lines(world, subscription, closed[1], None)
-    waiting = world.store.select("invoiceitem", customer=customer["id"], keep=lambda one: one["invoice"] is None)
-    if specs or any(one["_subscription"] == subscription["id"] for one in waiting):
+    if specs or invoicing.pending_items(world, customer["id"], subscription["id"], subscription["currency"]):
         auto = subscription["status"] not in {"unpaid", "paused"}
         invoicing.draft(world, customer, subscription, reason="subscription_cycle", period=closed, specs=specs, auto=auto)
     status.end(world, subscription, reason)
@@ -235,7 +234,7 @@ def on_cancel_at(world: World, id_: str) -> None:
 
 
 def cancel_now(world: World, subscription: Json, *, invoice_now: bool, prorate: bool) -> None:
-    """End at once. Without `invoice_now`, usage that was not invoiced is lost, as at Stripe."""
+    """End at once. Without `invoice_now`, usage that was not invoiced is lost, as at Stripe; without `prorate` too, what waits is."""
     now = world.now(subscription)
     customer = world.get("customer", subscription["customer"])
     specs: list[Json] = []
@@ -250,7 +249,12 @@ def cancel_now(world: World, subscription: Json, *, invoice_now: bool, prorate: 
                 specs.append(lines.part(world, price, item, (now, whole[1]), whole, credit=True))
     begin = min(item["current_period_start"] for item in items)
     invoice = None
-    if invoice_now and specs:
+    waiting = invoicing.pending_items(world, customer["id"], subscription["id"], subscription["currency"])
+    if not invoice_now and not prorate:
+        for one in waiting:
+            if one["proration"]:
+                world.store.delete(one["id"])
+    if invoice_now and (specs or waiting):
         invoice = invoicing.draft(world, customer, subscription, reason="subscription_update", period=(begin, now), specs=specs, auto=False)
         invoice["auto_advance"] = True
     status.end(world, subscription, "cancellation_requested")

@@ -55,11 +55,11 @@ def spec(price: Json, item: Json | None, line: rating.RatedLine, description: st
 def describe(world: World, price: Json, line: rating.RatedLine) -> str:
     """Write a line as Stripe does: `12345 x Calls (Tier 2 at $0.001)`."""
     name = name_of(world, price)
+    every = f" / {price['recurring']['interval']}" if price["recurring"] else ""
     if line.unit_amount is None:
-        return f"{name} ({line.note} at {money.show(line.amount_minor, price['currency'])})"
+        return f"{name} ({line.note} at {money.show(line.amount_minor, price['currency'])}{every})"
     transform = price.get("transform_quantity")
-    per = f" per {transform['divide_by']}" if transform else ""
-    every = f" / {price['recurring']['interval']}" if price["recurring"] and not is_metered(price) else ""
+    per = f" per {transform['divide_by']} units" if transform else ""
     note = f"{line.note} at " if line.note else "at "
     return f"{line.quantity} {TIMES} {name} ({note}{money.show(line.unit_amount, price['currency'])}{per}{every})"
 

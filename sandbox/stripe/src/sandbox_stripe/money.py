@@ -4,11 +4,17 @@ from decimal import Decimal
 
 ZERO_DECIMAL = frozenset({"bif", "clp", "djf", "gnf", "jpy", "kmf", "krw", "mga", "pyg", "rwf", "vnd", "vuv", "xaf", "xof", "xpf"})
 THREE_DECIMAL = frozenset({"bhd", "jod", "kwd", "omr", "tnd"})
+WHOLE_AMOUNTS = frozenset({"isk", "ugx"})  # written with two decimals that are always 00
 SYMBOLS = {"usd": "$", "eur": "€", "gbp": "£", "inr": "₹", "jpy": "¥"}
 
 
 def exponent(currency: str) -> int:
     return 0 if currency in ZERO_DECIMAL else 3 if currency in THREE_DECIMAL else 2
+
+
+def chargeable(minor: int, currency: str) -> int:
+    """Return the nearest amount that can be charged: Stripe rounds invoices of these currencies to whole units, halves up."""
+    return (minor + 50) // 100 * 100 if currency in WHOLE_AMOUNTS else minor
 
 
 def show(minor: Decimal | int, currency: str) -> str:

@@ -64,8 +64,10 @@ def _plain(price: Json, quantity: int) -> RatedLine:
 
 
 def _flat(tier: Json, number: int) -> list[RatedLine]:
-    flat = amount_of(tier, "flat_amount")
-    return [RatedLine(0, None, round_minor(flat), f"Tier {number} flat fee")] if flat else []
+    """Return the line of a flat amount: it has no quantity, and it is there when the amount is 0 but not when none was given."""
+    if tier.get("flat_amount") is None and tier.get("flat_amount_decimal") is None:
+        return []
+    return [RatedLine(0, None, round_minor(amount_of(tier, "flat_amount")), f"Tier {number}")]
 
 
 def _volume(tiers: list[Json], quantity: int) -> list[RatedLine]:
