@@ -74,6 +74,7 @@ async def everything(up: Any, card: dict[str, str]) -> None:
     session = await up.check_out([{"price": made["base"].id, "quantity": 1}, {"price": made["usage"].id}])
     await customer_calls(v1, session.customer)
     await subscription_calls(v1, session.customer, session.subscription.id, made)
+    await schedule_calls(v1, session.customer, session.subscription.id, made)
     await invoice_calls(v1, session.customer, session.subscription.id)
     portal = await v1.billing_portal.sessions.create_async({"customer": session.customer})
     assert (await up.http.post(f"{portal.url}/card", data={**card, "number": "4000000000000341"})).status_code == 303
@@ -152,6 +153,16 @@ async def subscription_calls(v1: Any, customer: str, subscription: str, made: di
     )
     added = await v1.subscription_items.create_async({"subscription": subscription, "price": seat.id, "quantity": 2})
     await v1.subscription_items.delete_async(added.id, {"proration_behavior": "none"})
+
+
+async def schedule_calls(v1: Any, customer: str, subscription: str, made: dict[str, Any]) -> None:
+    schedule = await v1.subscription_schedules.create_async({"from_subscription": subscription})
+    running = {"items": [{"price": made["base"].id, "quantity": 3}, {"price": made["usage"].id}], "end_date": schedule.phases[0].end_date}
+    later = {"items": [{"price": made["base"].id}], "metadata": {"plan": "smaller"}}
+    await v1.subscription_schedules.update_async(schedule.id, {"phases": [running, later], "metadata": {"a": "1"}})
+    await v1.subscription_schedules.retrieve_async(schedule.id, {"expand": ["subscription", "phases.items.price"]})
+    await v1.subscription_schedules.list_async({"customer": customer})
+    await v1.subscription_schedules.release_async(schedule.id)
 
 
 async def invoice_calls(v1: Any, customer: str, subscription: str) -> None:

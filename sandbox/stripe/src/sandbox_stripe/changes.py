@@ -62,25 +62,33 @@ def check_recurring(items: list[Json], name: str) -> None:
 
 
 def apply(world: World, subscription: Json, given: list[Json], behavior: str, moment: int | None = None) -> Json | None:
-    """Add, change and remove items. Returns the invoice that was made at once, with `always_invoice`."""
-    now = moment or world.now(subscription)
+    """Add, change and remove items. Returns the invoice that was made at once, with `always_invoice`, if there is something on it.
+
+    `moment` is from when fees are prorated. Usage has one boundary only: when the change is made.
+    """
+    since = moment or world.now(subscription)
     current = lifecycle.items_of(world.store, subscription)
     period = (current[0]["current_period_start"], current[0]["current_period_end"])
-    if not period[0] <= now <= period[1]:
+    if not period[0] <= since <= period[1]:
         raise invalid("`proration_date` must lie in the current period.", "proration_date")
     for index, one in enumerate(given):
-        _change(world, subscription, one, f"items[{index}]", rest=(now, period[1]), period=period, behavior=behavior)
+        _change(world, subscription, one, f"items[{index}]", rest=(since, period[1]), period=period, behavior=behavior)
     left = lifecycle.items_of(world.store, subscription)
     if not left:
         raise invalid("A subscription must have at least one active item.", "items")
     check_recurring([{"price": world.get("price", item["_price"])} for item in left], "items")
-    if behavior != "always_invoice":
+    if behavior != "always_invoice" or not _waiting(world, subscription):
         return None
+    now = world.now(subscription)
     customer = world.get("customer", subscription["customer"])
     invoice = invoicing.draft(world, customer, subscription, reason="subscription_update", period=(now, now), specs=[], auto=False)
     invoice["auto_advance"] = True
     lifecycle.settle_now(world, invoice)
     return invoice
+
+
+def _waiting(world: World, subscription: Json) -> list[Json]:
+    return invoicing.pending_items(world, subscription["customer"], subscription["id"], subscription["currency"])
 
 
 def _change(
@@ -89,7 +97,7 @@ def _change(
     if not one.get("id"):
         wanted = wanted_items(world, [one], "items", subscription["currency"])[0]
         item = lifecycle.add_item(world, subscription, wanted, period)
-        item["_usage_from"] = rest[0]
+        item["_usage_from"] = world.now(subscription)
         world.store.save(item)
         _owe(world, subscription, item, rest, period=period, behavior=behavior)
         return
@@ -104,7 +112,7 @@ def _change(
         return
     if changes_price:
         price = chosen_price(world, one["price"], f"{param}[price]", subscription["currency"])
-        item.update(_price=price["id"], quantity=quantity_for(price, one, param), _usage_from=rest[0])
+        item.update(_price=price["id"], quantity=quantity_for(price, one, param), _usage_from=world.now(subscription))
         _owe(world, subscription, item, rest, period=period, behavior=behavior)
     elif "quantity" in one and one["quantity"] != item["quantity"]:
         item["quantity"] = quantity_for(world.get("price", item["_price"]), one, param)
@@ -123,7 +131,7 @@ def _settle(world: World, subscription: Json, item: Json, rest: tuple[int, int],
         add_pending(world, subscription, lines.part(world, price, item, rest, lifecycle.whole_period(subscription, period[1]), credit=True))
     elif subscription["billing_mode"]["type"] == "flexible":
         begin = max(period[0], item.get("_usage_from", 0))
-        for one in lines.usage(world, price, item, subscription["customer"], (begin, rest[0])):
+        for one in lines.usage(world, price, item, subscription["customer"], (begin, world.now(subscription))):
             add_pending(world, subscription, one)
 
 

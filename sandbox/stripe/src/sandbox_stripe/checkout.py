@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
-from sandbox_stripe import cards, changes, customers, lifecycle, lines, rating, status, subscriptions
+from sandbox_stripe import cards, changes, customers, cycle, lifecycle, lines, rating, status, subscriptions
 from sandbox_stripe.calls import Call, equal, route
 from sandbox_stripe.errors import Json, declined, invalid, missing_parameter
 from sandbox_stripe.render import page, with_price
@@ -182,7 +182,7 @@ def on_expire(world: World, id_: str) -> None:
     world.emit("checkout.session.expired", session)
 
 
-lifecycle.TRANSITIONS["expire_session"] = on_expire
+cycle.TRANSITIONS["expire_session"] = on_expire
 
 
 # --- the page's side ---

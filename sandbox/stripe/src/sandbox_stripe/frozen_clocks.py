@@ -1,6 +1,6 @@
 """Test clocks: customers whose time stands still until it is advanced."""
 
-from sandbox_stripe import lifecycle, periods
+from sandbox_stripe import cycle, periods
 from sandbox_stripe.calls import Call, route
 from sandbox_stripe.errors import Json, invalid
 from sandbox_stripe.world import World
@@ -44,7 +44,7 @@ def advance_clock(call: Call) -> Json:
     if target > _latest(world, clock):
         raise invalid(f"A test clock can be advanced by at most {INTERVALS_MAX} intervals of its shortest subscription.", "frozen_time")
     world.emit("test_helpers.test_clock.advancing", {**clock, "status": "advancing"})
-    lifecycle.run_due(world, target, clock["id"])
+    cycle.run_due(world, target, clock["id"])
     clock["frozen_time"] = target
     world.store.save(clock)
     world.emit("test_helpers.test_clock.ready", clock)

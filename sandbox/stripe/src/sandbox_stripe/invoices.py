@@ -1,6 +1,6 @@
 """Invoices, their lines, payments and items over the API, and previews."""
 
-from sandbox_stripe import invoicing, lifecycle, payments
+from sandbox_stripe import cycle, invoicing, payments
 from sandbox_stripe.calls import Call, equal, route
 from sandbox_stripe.catalogue import set_fields
 from sandbox_stripe.customers import usable_method
@@ -131,7 +131,7 @@ def pay_invoice(call: Call) -> Json:
 @route("post", "/v1/invoices/{invoice}/void")
 def void_invoice(call: Call) -> Json:
     invoice = _in_status(call, "open", "uncollectible")
-    lifecycle.void(call.world, invoice)
+    cycle.void(call.world, invoice)
     return call.show(invoice)
 
 

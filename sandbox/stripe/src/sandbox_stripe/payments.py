@@ -69,7 +69,7 @@ def _failed(world: World, invoice: Json, again: int | None) -> None:
 
 def charge(world: World, invoice: Json, method: Json | None) -> Decline | None:
     """Charge one payment method for an invoice, once. On success the invoice is paid."""
-    refusal = (card_of(method).on_charge or card_of(method).on_attach) if method else NO_METHOD
+    refusal = refusal_of(method)
     intent, payment = _payment(world, invoice)
     invoice.update(attempted=True, attempt_count=invoice["attempt_count"] + 1)
     intent["payment_method"] = method["id"] if method else None
@@ -84,6 +84,11 @@ def charge(world: World, invoice: Json, method: Json | None) -> Decline | None:
     world.store.save(invoice)
     world.emit("payment_intent.payment_failed", intent)
     return refusal
+
+
+def refusal_of(method: Json | None) -> Decline | None:
+    """Return why a payment method does not pay, if it does not."""
+    return (card_of(method).on_charge or card_of(method).on_attach) if method else NO_METHOD
 
 
 def _payment(world: World, invoice: Json) -> tuple[Json, Json]:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sandbox_stripe import changes, invoicing, lifecycle, status, subscriptions
+from sandbox_stripe import changes, cycle, invoicing, lifecycle, status, subscriptions
 from sandbox_stripe.calls import Call, route
 from sandbox_stripe.errors import Json, StripeError, invalid
 from sandbox_stripe.world import World
@@ -46,7 +46,7 @@ def _upcoming(world: World, given: Json) -> Json:
         if made:
             return made
     if details.get("cancel_now"):
-        lifecycle.cancel_now(world, subscription, invoice_now=True, prorate=details.get("proration_behavior") != "none")
+        cycle.cancel_now(world, subscription, invoice_now=True, prorate=details.get("proration_behavior") != "none")
         return world.get("invoice", subscription["latest_invoice"])
     return _next_invoice(world, subscription, ends=bool(details.get("cancel_at_period_end", subscription["cancel_at_period_end"])))
 
@@ -55,7 +55,7 @@ def _next_invoice(world: World, subscription: Json, *, ends: bool) -> Json:
     items = lifecycle.items_of(world.store, subscription)
     end = items[0]["current_period_end"]
     following = None if ends else lifecycle.next_period(subscription, end)
-    specs = lifecycle.cycle_lines(world, subscription, end, following)
+    specs = cycle.cycle_lines(world, subscription, end, following)
     customer = world.get("customer", subscription["customer"])
     with world.at(end):
         return invoicing.draft(

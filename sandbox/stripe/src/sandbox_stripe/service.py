@@ -14,14 +14,15 @@ from sandbox_stripe import (  # importing the handlers is what fills the table o
     catalogue,
     checkout,
     customers,
+    cycle,
     events,
     frozen_clocks,
     invoice_items,
     invoices,
-    lifecycle,
     meters,
     portal,
     previews,
+    schedules,
     subscriptions,
     usage,
 )
@@ -37,12 +38,14 @@ HANDLER_MODULES = (
     catalogue,
     checkout,
     customers,
+    cycle,
     events,
     invoice_items,
     invoices,
     meters,
     portal,
     previews,
+    schedules,
     subscriptions,
     frozen_clocks,
     usage,
@@ -108,7 +111,7 @@ class Sandbox:
 
     def make_due(self, limit: int) -> int:
         try:
-            done = lifecycle.run_due(self.world, self.world.business_now(), limit=limit)
+            done = cycle.run_due(self.world, self.world.business_now(), limit=limit)
         except Exception as error:
             # A transition that cannot be made must be seen, not retried in a tight loop: the process says so and stays unready.
             self.problems.append(f"a billing transition failed: {type(error).__name__}")

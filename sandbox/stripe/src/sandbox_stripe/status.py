@@ -34,5 +34,8 @@ def end(world: World, subscription: Json, reason: str, *, status: str = "cancele
         "reason": subscription["cancellation_details"]["reason"] or reason,
     }
     world.store.unschedule(subscription["id"], "period_end", "cancel_at", "expire_incomplete")
+    if schedule := world.store.find(subscription["schedule"]) if subscription["schedule"] else None:
+        schedule.update(status="canceled", canceled_at=now, current_phase=None)
+        world.emit("subscription_schedule.canceled", world.store.save(schedule))
     world.store.save(subscription)
     world.emit("customer.subscription.deleted" if status == "canceled" else "customer.subscription.updated", subscription)

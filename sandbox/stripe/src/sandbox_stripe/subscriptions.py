@@ -1,6 +1,6 @@
 """Subscriptions and subscription items over the API."""
 
-from sandbox_stripe import changes, lifecycle, payments, status
+from sandbox_stripe import changes, cycle, lifecycle, lines, payments, status
 from sandbox_stripe.calls import Call, equal, route
 from sandbox_stripe.errors import Json, declined, invalid, missing_parameter
 from sandbox_stripe.render import page
@@ -110,11 +110,36 @@ def update_subscription(call: Call) -> Json:
         set_cancellation(world, subscription, given)
         if given.get("trial_end"):
             _end_trial(world, subscription, given["trial_end"])
+        _add_once(world, subscription, given.get("add_invoice_items") or [])
         if given.get("items"):
-            changes.apply(
-                world, subscription, given["items"], given.get("proration_behavior", "create_prorations"), given.get("proration_date")
-            )
+            _change_items(world, subscription, given)
     return call.show(subscription)
+
+
+def _add_once(world: World, subscription: Json, given: list[Json]) -> None:
+    for item in changes.wanted_items(world, given, "add_invoice_items", subscription["currency"]):
+        now = world.now(subscription)
+        price = lines.price_in(item["price"], subscription["currency"])
+        for one in lines.advance(world, price, {"id": None, "quantity": item["quantity"]}, (now, now)):
+            changes.add_pending(world, subscription, one)
+
+
+def _change_items(world: World, subscription: Json, given: Json) -> None:
+    """Change items; with `error_if_incomplete` nothing is changed when what is due at once cannot be paid."""
+    behavior = given.get("payment_behavior", "allow_incomplete")
+    if behavior in {"pending_if_incomplete", "default_incomplete"}:
+        message = f"This sandbox does not know the payment behavior {behavior} for a running subscription."
+        raise invalid(message, "payment_behavior")
+    if subscription["schedule"]:
+        message = f"The subscription is managed by the subscription schedule `{subscription['schedule']}`: only that changes items here."
+        raise invalid(message, "items")
+    prorated = given.get("proration_behavior", "create_prorations")
+    invoice = changes.apply(world, subscription, given["items"], prorated, given.get("proration_date"))
+    if behavior == "error_if_incomplete" and invoice and invoice["status"] != "paid":
+        refusal = payments.refusal_of(payments.method_for(world, invoice)) or payments.NO_METHOD
+        error = declined(refusal.code, refusal.decline_code, refusal.message)
+        error.commit = False
+        raise error
 
 
 def _set_simple(subscription: Json, given: Json) -> None:
@@ -137,6 +162,12 @@ def set_cancellation(world: World, subscription: Json, given: Json) -> None:
     """`cancel_at_period_end`, `cancel_at` and how to take them back."""
     if "cancel_at" not in given and "cancel_at_period_end" not in given:
         return
+    if subscription["schedule"]:
+        message = (
+            f"The subscription is managed by the subscription schedule `{subscription['schedule']}`, and updating any cancelation behavior "
+            "directly is not allowed. Please update the schedule instead."
+        )
+        raise invalid(message, "cancel_at_period_end")
     if given.get("cancel_at") and given.get("cancel_at_period_end"):
         raise invalid("You may only specify one of these parameters: cancel_at, cancel_at_period_end.", "cancel_at")
     now = world.now(subscription)
@@ -173,7 +204,7 @@ def cancel_subscription(call: Call) -> Json:
     if subscription["status"] in status.ENDED:
         raise invalid(f"No such subscription: '{call.id}'", "id", "resource_missing")
     _set_simple(subscription, {"cancellation_details": given.get("cancellation_details")})
-    lifecycle.cancel_now(world, subscription, invoice_now=given.get("invoice_now", False), prorate=given.get("prorate", False))
+    cycle.cancel_now(world, subscription, invoice_now=given.get("invoice_now", False), prorate=given.get("prorate", False))
     return call.show(subscription)
 
 

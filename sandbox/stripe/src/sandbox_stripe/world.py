@@ -19,7 +19,7 @@ PREFIXES = {
     "line_item": "il_1", "invoiceitem": "ii_1", "invoice_payment": "inpay_1", "payment_method": "pm_1", "payment_intent": "pi_3",
     "checkout.session": "cs_test_", "billing_portal.session": "bps_1", "billing_portal.configuration": "bpc_1", "webhook_endpoint": "we_1",
     "event": "evt_1", "billing.meter": "mtr_test_", "test_helpers.test_clock": "clock_1", "item": "li_1",
-    "billing.meter_event_adjustment": "mtradj_",
+    "billing.meter_event_adjustment": "mtradj_", "subscription_schedule": "sub_sched_1",
 }  # fmt: skip
 
 
