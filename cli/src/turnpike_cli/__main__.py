@@ -40,8 +40,6 @@ def main() -> None:
     except (CommandError, ServerError) as error:
         sys.stderr.write(f"{error}\n")
         raise SystemExit(1) from None
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
     except OSError as error:
         sys.stderr.write(f"{error.filename or 'The system'}: {error.strerror or error}\n")
         raise SystemExit(1) from None

@@ -38,7 +38,10 @@ def up(data: DataFolder = None) -> None:
     """Start Kafka, Postgres, the sandbox and the six services; what runs already stays as it is."""
     say = progress()
     stack = Stack(data, say=say)
-    started = stack.start()
+    try:
+        started = stack.start()
+    except KeyboardInterrupt:
+        raise CommandError("Interrupted. What was started goes on: `turnpike up` starts the rest, `turnpike down` stops it.") from None
     say("everything runs" if started else "everything ran already")
     print_addresses(stack)
 

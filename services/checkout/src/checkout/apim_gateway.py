@@ -134,7 +134,7 @@ class ApimGateway:
 def _translated(error: Exception) -> Exception:
     if apim_client.is_collision(error):
         status = getattr(error, "status_code", None)
-        return ApimUnavailableError(f"HTTP {status}" if status else type(error).__name__)
+        return ApimUnavailableError(f"API Management answers HTTP {status}" if status else "API Management does not answer")
     if isinstance(error, HttpResponseError):
         return ApimRefusedError(apim_client.explain(error))
     return error

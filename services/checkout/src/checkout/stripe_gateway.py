@@ -39,12 +39,14 @@ async def stripe_errors() -> AsyncIterator[None]:
     """Turn the SDK's errors into the two kinds that callers treat differently."""
     try:
         yield
-    except (stripe.APIConnectionError, stripe.RateLimitError) as error:
-        raise StripeUnavailableError(type(error).__name__) from error
+    except stripe.APIConnectionError as error:
+        raise StripeUnavailableError("Stripe does not answer") from error
+    except stripe.RateLimitError as error:
+        raise StripeUnavailableError("Stripe says it is asked too fast") from error
     except stripe.APIError as error:
         headers = {str(name).lower(): str(value).lower() for name, value in (error.headers or {}).items()}
         replayed = headers.get("idempotent-replayed") == "true"
-        raise StripeUnavailableError(f"HTTP {error.http_status}", replayed=replayed) from error
+        raise StripeUnavailableError(f"Stripe answers HTTP {error.http_status}", replayed=replayed) from error
     except stripe.StripeError as error:
         code = (error.error.code if error.error else None) or error.code or type(error).__name__
         raise StripeRefusedError(code, error.user_message or code) from error
