@@ -22,6 +22,27 @@ def test_a_subscription_carries_its_whole_state(samples: Any) -> None:
     assert (event.cancel_at, event.ended_at, event.latest_invoice_id) == (AT, None, "in_1")
 
 
+@pytest.mark.parametrize(
+    ("text", "since"), [("2026-01-01T00:00:00+00:00", AT), (None, None), ("yesterday", None), ("2026-01-01T00:00:00", None)]
+)
+def test_since_when_the_plan_is_in_force_is_read_from_the_metadata(samples: Any, text: str | None, since: datetime | None) -> None:
+    more = {} if text is None else {"turnpike_plan_since": text}
+    facts = objects.subscription_facts(samples.subscription(metadata={**samples.metadata, **more}))
+    assert facts["plan_since"] == since
+
+
+@pytest.mark.parametrize(("ends", "cancel_at"), [(False, None), (True, AT)])
+def test_the_end_of_a_schedules_phase_is_no_end_of_the_subscription(samples: Any, cancel_at: datetime | None, *, ends: bool) -> None:
+    managed = samples.subscription(cancel_at=1767225600, schedule="sub_sched_1", cancel_at_period_end=ends)
+    assert objects.subscription_facts(managed)["cancel_at"] == cancel_at
+
+
+def test_a_price_that_was_added_within_the_period_does_not_begin_a_new_one(samples: Any) -> None:
+    subscription = samples.subscription()
+    subscription["items"]["data"][0]["current_period_start"] += 86_400
+    assert objects.subscription_facts(subscription)["current_period_start"] == datetime(2025, 12, 1, tzinfo=UTC)
+
+
 @pytest.mark.parametrize("metadata", [{}, {"turnpike_subscription_id": "s-1"}, None])
 def test_a_subscription_without_our_metadata_is_not_ours(samples: Any, metadata: object) -> None:
     with pytest.raises(objects.NotOursError):

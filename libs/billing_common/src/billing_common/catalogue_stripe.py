@@ -11,7 +11,7 @@ from billing_common.catalogue_model import meter_event_name
 from billing_common.catalogue_tiers import Slice, has_slices, slices_of, unit_rate
 from billing_common.money import plain, round_half_up, to_minor
 
-__all__ = ["DesiredMeter", "DesiredPrice", "DesiredProduct", "desired_products", "meter_event_name", "stripe_product_id"]
+__all__ = ["DesiredMeter", "DesiredPrice", "DesiredProduct", "desired_product", "desired_products", "meter_event_name", "stripe_product_id"]
 
 
 @dataclass(frozen=True)
@@ -92,10 +92,10 @@ def stripe_product_id(product_id: str) -> str:
 
 def desired_products(catalogue: Catalogue) -> tuple[DesiredProduct, ...]:
     """Return everything that should be at Stripe. A free product has no price and no meter there: it is only listed."""
-    return tuple(_product(catalogue, product) for product in catalogue.products)
+    return tuple(desired_product(catalogue, product) for product in catalogue.products)
 
 
-def _product(catalogue: Catalogue, product: Product) -> DesiredProduct:
+def desired_product(catalogue: Catalogue, product: Product) -> DesiredProduct:
     meters = tuple(
         DesiredMeter(meter_id, meter_event_name(product.id, meter_id), f"{product.name}: {catalogue.meters[meter_id].name}"[:250])
         for meter_id in product.priced_meters()

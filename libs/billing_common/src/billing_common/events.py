@@ -128,6 +128,18 @@ class SubscriptionChangeRequested(SubscriptionEvent):
     user_id: str
     product_id: str = Field(description="the product to change to")
     when: Literal["now", "period_end"]
+    prorate_at: AwareDatetime | None = Field(
+        default=None, description="with now: the second that the price was shown for, so that exactly that is charged"
+    )
+
+
+class SubscriptionChangeWithdrawn(SubscriptionEvent):
+    """The customer stays on the present product after all: a change that waits for the end of the period is not made."""
+
+    topic = "subscription.change_withdrawn"
+    publisher = "delegation_gateway"
+    user_id: str
+    change_id: str = Field(description="event id of the subscription.change_requested that is taken back")
 
 
 # --- checkout -----------------------------------------------------------------------------------------------------------
@@ -157,6 +169,24 @@ class SubscriptionRequestFailed(SubscriptionEvent):
     topic = "subscription.request_failed"
     publisher = "checkout"
     reason: str = Field(description="a stable code, e.g. unknown_product, already_subscribed")
+
+
+class SubscriptionChangeProgressed(SubscriptionEvent):
+    """Where a change of plan stands. Newer revisions of a change replace older ones.
+
+    scheduled: Stripe makes it at `effective_at`. closing: usage from `effective_at` on belongs to the new plan and waits until Stripe has
+    made the change. made: Stripe has the new plan. failed (see `reason`), withdrawn: the subscription stays on what it was on.
+    """
+
+    topic = "subscription.change_progressed"
+    publisher = "checkout"
+    change_id: str
+    revision: int = Field(ge=1)
+    state: Literal["scheduled", "closing", "made", "failed", "withdrawn"]
+    product_id: str = Field(description="the product to change to")
+    catalogue_version: int
+    effective_at: AwareDatetime
+    reason: str | None = Field(default=None, description="a stable code, e.g. card_declined, same_product, below_usage")
 
 
 # --- webhook_ingress (SubscriptionCreated of free products: checkout) ------------------------------------------------------
@@ -192,6 +222,9 @@ class SubscriptionState(SubscriptionEvent):
     stripe_subscription_id: str | None = Field(default=None, description="null for free products")
     stripe_customer_id: str | None = Field(default=None, description="null for free products")
     items: tuple[SubscriptionItem, ...] = ()
+    plan_since: AwareDatetime | None = Field(
+        default=None, description="since when its fees are those of this product and version; null while it is on what it began with"
+    )
 
 
 class SubscriptionCreated(SubscriptionState):
@@ -330,6 +363,7 @@ class UsageThresholdReached(SubscriptionEvent):
     threshold: Decimal = Field(description="share of the included amount, 0.5 = 50 %")
     quantity: int
     hard_stop: bool = False
+    product_id: str | None = Field(default=None, description="the product whose quota or allowance it is a share of")
 
 
 # --- stripe_reporter ------------------------------------------------------------------------------------------------------
@@ -401,7 +435,8 @@ class AccessRevoked(AccessEvent):
 
 ALL_EVENTS: tuple[type[Event], ...] = (
     AccountRegistered, AccountClosed, SubscriptionRequested, SubscriptionCancellationRequested, SubscriptionChangeRequested,
-    CatalogueApplied, SubscriptionRequestFailed, SubscriptionCreated, SubscriptionUpdated, SubscriptionDeleted,
+    SubscriptionChangeWithdrawn, CatalogueApplied, SubscriptionRequestFailed, SubscriptionChangeProgressed,
+    SubscriptionCreated, SubscriptionUpdated, SubscriptionDeleted,
     CheckoutCompleted, CheckoutExpired, InvoiceCreated, InvoiceFinalized, InvoicePaid, InvoicePaymentFailed, PaymentMethodChanged,
     UsageCollected, UsageSegmentClosed, UsageThresholdReached, UsageReported, UsageRejected, UsageSettled,
     AccessGranted, AccessSuspended, AccessRestored, AccessRevoked,

@@ -37,7 +37,10 @@ class QuantityChange:
 
 @dataclass(frozen=True)
 class Facts:
-    """What rating must know about the subscription. `quantity` is what it began with; changes stand in order of time."""
+    """What rating must know about the subscription. `quantity` is what it began with; changes stand in order of time.
+
+    After a change of the product or of its version, `started_at` is when that happened: each plan is rated on its own.
+    """
 
     started_at: datetime
     ended_at: datetime | None = None
@@ -47,6 +50,7 @@ class Facts:
     currency: str | None = None
     quantity_changes: tuple[QuantityChange, ...] = ()
     credit_minor: int = 0
+    setup_due: bool = True  # not at a new version of the same product: that is no new customer
 
     def quantity_before(self, instant: datetime) -> int:
         """Return how many base fees are paid up to an instant: a change at that very second comes after the period's fee was drawn."""
@@ -125,7 +129,7 @@ def _check(product: Product, price: Price | None, currency: str, usage: Mapping[
 
 
 def _setup(product: Product, price: Price, currency: str, period: Period, facts: Facts) -> Iterable[Line]:
-    if price.setup and facts.started_at >= period.start:
+    if price.setup and facts.setup_due and facts.started_at >= period.start:
         minor, begin = to_minor(price.setup, currency), facts.started_at.replace(microsecond=0)
         yield Line(f"{product.name}: setup", 1, minor, round_half_up(minor), "setup", Period(begin, begin))
 

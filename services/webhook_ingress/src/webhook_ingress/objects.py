@@ -70,15 +70,31 @@ def subscription_facts(subscription: OBJECT) -> dict[str, Any]:
         "status": subscription["status"],
         "currency": subscription["currency"],
         "started_at": moment(subscription["start_date"]),
-        "current_period_start": moment(items[0]["current_period_start"]) if items else moment(subscription["start_date"]),
-        "current_period_end": moment(items[0]["current_period_end"]) if items else None,
+        "current_period_start": moment(min((item["current_period_start"] for item in items), default=subscription["start_date"])),
+        "current_period_end": moment(max((item["current_period_end"] for item in items), default=None)),
         "cancel_at_period_end": bool(subscription.get("cancel_at_period_end")),
-        **{name: moment(subscription.get(name)) for name in ("cancel_at", "canceled_at", "ended_at")},
+        "cancel_at": None if _phase_ends(subscription) else moment(subscription.get("cancel_at")),
+        **{name: moment(subscription.get(name)) for name in ("canceled_at", "ended_at")},
         "latest_invoice_id": reference(subscription.get("latest_invoice")),
         "stripe_subscription_id": subscription["id"],
         "stripe_customer_id": reference(subscription["customer"]),
         "items": [_item(item) for item in items],
+        "plan_since": _instant(metadata.get("turnpike_plan_since")),
     }
+
+
+def _phase_ends(subscription: OBJECT) -> bool:
+    """Whether `cancel_at` may be the end of a phase only: a schedule that manages the subscription then goes on with the next one."""
+    return subscription.get("schedule") is not None and not subscription.get("cancel_at_period_end")
+
+
+def _instant(text: str | None) -> datetime | None:
+    """Return a time that checkout wrote into the metadata; anything else is none."""
+    try:
+        found = datetime.fromisoformat(text) if text else None
+    except ValueError:
+        return None
+    return found if found is not None and found.tzinfo is not None else None
 
 
 def _item(item: OBJECT) -> dict[str, Any]:
