@@ -1,20 +1,14 @@
 """One running stack for all integration tests of this folder, and the services' last words when one fails."""
 
-import json
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
-from dateutil.relativedelta import relativedelta
-from whole_system import World, reserve_ports
+from whole_system import World, living, reserve_ports
 
-from embedded_servers import places
-from turnpike_cli.catalogue_commands import MODELS_FILE
-from turnpike_cli.doors import Doors
 from turnpike_cli.parts import PARTS
 from turnpike_cli.stack import Stack
 
@@ -41,17 +35,9 @@ def stack(pytestconfig: pytest.Config) -> Iterator[Stack]:
 
 @pytest.fixture(scope="session")
 async def world(stack: Stack) -> AsyncIterator[World]:
-    """The stack with its catalogue applied, on the 11th of a month, so that first base fees are prorated."""
-    limits = httpx.Limits(max_connections=32)
-    async with Doors(stack) as doors, httpx.AsyncClient(timeout=20, limits=limits, trust_env=False) as client:
-        world = World(stack, doors, client)
-        await doors.ask("checkout", "POST", "/v1/catalogue/apply", body=json.loads((places.checkout() / MODELS_FILE).read_text()))
-        await world.clock.settle()
-        now = await world.clock.now()
-        target = now.replace(day=11, hour=9, minute=0, second=0, microsecond=0)
-        await world.clock.advance_to(target if target > now else target + relativedelta(months=1))
+    """The stack of all tests, ready to be lived in."""
+    async with living(stack) as world:
         yield world
-        await world.close()
 
 
 @pytest.fixture(autouse=True)

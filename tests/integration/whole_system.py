@@ -2,9 +2,11 @@
 
 import asyncio
 import io
+import json
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -18,8 +20,9 @@ from dateutil.relativedelta import relativedelta
 from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 
-from embedded_servers import ServerError
+from embedded_servers import ServerError, places
 from embedded_servers.ports import choose_port, is_free
+from turnpike_cli.catalogue_commands import MODELS_FILE
 from turnpike_cli.clock import BusinessTime, Step
 from turnpike_cli.doors import Doors
 from turnpike_cli.errors import CommandError
@@ -288,3 +291,18 @@ class World:
         assert not checks.failures, f"{customer.person.name}: " + "; ".join(checks.failures)
         assert checks.passed > 0
         return counted
+
+
+@asynccontextmanager
+async def living(stack: Stack) -> AsyncIterator[World]:
+    """Apply the catalogue and go to the 11th of a month, so that first base fees are prorated."""
+    limits = httpx.Limits(max_connections=32)
+    async with Doors(stack) as doors, httpx.AsyncClient(timeout=20, limits=limits, trust_env=False) as client:
+        world = World(stack, doors, client)
+        await doors.ask("checkout", "POST", "/v1/catalogue/apply", body=json.loads((places.checkout() / MODELS_FILE).read_text()))
+        await world.clock.settle()
+        now = await world.clock.now()
+        target = now.replace(day=11, hour=9, minute=0, second=0, microsecond=0)
+        await world.clock.advance_to(target if target > now else target + relativedelta(months=1))
+        yield world
+        await world.close()
