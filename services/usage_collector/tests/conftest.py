@@ -26,7 +26,8 @@ from usage_collector.metering import Observation
 
 TABLES = (
     "catalogue_version, subscription, subscription_key, subscription_fact, segment, usage_event, usage_event_meter, held_event, "
-    "refused_event, duplicate_count, usage_window, sender, report_bucket, report_progress, threshold_reached, ingest_refusal, inbox, outbox"
+    "refused_event, duplicate_count, usage_window, sender, report_bucket, report_progress, threshold_reached, ingest_refusal, correction, "
+    "inbox, outbox"
 )
 JANUARY = datetime(2027, 1, 1, tzinfo=UTC)
 FEBRUARY = datetime(2027, 2, 1, tzinfo=UTC)

@@ -366,6 +366,28 @@ class UsageThresholdReached(SubscriptionEvent):
     product_id: str | None = Field(default=None, description="the product whose quota or allowance it is a share of")
 
 
+class UsageCorrected(SubscriptionEvent):
+    """What was counted was wrong or came too late. Before a segment is closed its running totals follow (`usage.collected`).
+
+    After that they stand as they were invoiced, and the invoice is moved by the difference between two totals of the segment,
+    rated by its plan. Who made a correction, and why, is asked for at the collector's internal door.
+    """
+
+    topic = "usage.corrected"
+    publisher = "usage_collector"
+    correction_id: UUID
+    kind: Literal["adjustment", "deletion", "late"]
+    amounts: dict[str, int] = Field(description="meter id -> what is added, negative where it is taken away")
+    at: AwareDatetime = Field(description="the time of the usage")
+    product_id: str
+    catalogue_version: int
+    segment_start: AwareDatetime
+    segment_end: AwareDatetime | None = Field(description="null: open-ended")
+    after_close: bool = Field(description="false: it is in the running totals")
+    totals_before: dict[str, int] = Field(default_factory=dict, description="of the closed segment, with all earlier corrections")
+    totals_after: dict[str, int] = Field(default_factory=dict, description="the same with this one")
+
+
 # --- stripe_reporter ------------------------------------------------------------------------------------------------------
 
 
@@ -438,7 +460,7 @@ ALL_EVENTS: tuple[type[Event], ...] = (
     SubscriptionChangeWithdrawn, CatalogueApplied, SubscriptionRequestFailed, SubscriptionChangeProgressed,
     SubscriptionCreated, SubscriptionUpdated, SubscriptionDeleted,
     CheckoutCompleted, CheckoutExpired, InvoiceCreated, InvoiceFinalized, InvoicePaid, InvoicePaymentFailed, PaymentMethodChanged,
-    UsageCollected, UsageSegmentClosed, UsageThresholdReached, UsageReported, UsageRejected, UsageSettled,
+    UsageCollected, UsageSegmentClosed, UsageThresholdReached, UsageCorrected, UsageReported, UsageRejected, UsageSettled,
     AccessGranted, AccessSuspended, AccessRestored, AccessRevoked,
 )  # fmt: skip
 

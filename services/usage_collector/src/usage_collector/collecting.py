@@ -8,7 +8,7 @@ import asyncpg
 import structlog
 
 from billing_common.db import Connection
-from usage_collector import metrics, store, subscription_store
+from usage_collector import correction_store, metrics, store, subscription_store
 from usage_collector.directory import Directory
 from usage_collector.metering import Observation, judge
 
@@ -113,6 +113,7 @@ class Collector:
                 return 0
             sids = await subscription_store.keys_of(connection, list(picked))
             done = await self._settle_page_by_page(connection, sids)
+            await correction_store.hold_below_zero(connection, list(picked))
             await subscription_store.mark_settled(connection, list(picked))
         metrics.SETTLED.inc(done)
         log.info("held events judged again", subscriptions=len(picked), settled=done)

@@ -10,7 +10,7 @@ import msgspec
 from billing_common.catalogue import Meter, Product
 from usage_collector.limits import limits_of
 
-Origin = Literal["stream", "ingest", "reports"]
+Origin = Literal["stream", "ingest", "reports", "correction"]  # a correction was made by a person
 Outcome = Literal["counted", "filtered", "rejected", "held"]
 Amounts = tuple[tuple[str, int], ...]  # (meter id, what is added)
 
@@ -91,10 +91,12 @@ class Rules:
         return known
 
     def _judge_once(self, seen: Observation) -> tuple[Outcome, str | None, Amounts]:
-        if seen.origin != self.source:
+        if seen.origin not in {self.source, "correction"}:
             return "filtered", "other_source", ()
         if seen.stated_meter is not None and seen.stated_meter not in self.meters:
             return "rejected", "unknown_meter", ()
+        if seen.origin == "correction":
+            return "counted", None, ((seen.stated_meter or "", seen.quantity),)  # a person's word: neither filters nor weights apply
         meters = self.meters if seen.stated_meter is None else {seen.stated_meter: self.meters[seen.stated_meter]}
         if any(meter.aggregation in {"unique", "max"} for meter in meters.values()):
             return "held", "aggregation_not_supported", ()

@@ -9,6 +9,7 @@ SETTLED = Counter("turnpike_usage_settled_total", "Held events that found their 
 DIRTY = Gauge("turnpike_usage_windows_dirty", "Windows with a total that was not published yet")
 PUBLISHED = Counter("turnpike_usage_windows_published_total", "Running totals published")
 THRESHOLDS = Counter("turnpike_usage_thresholds_total", "Thresholds of quotas and included amounts that were announced")
+CORRECTIONS = Counter("turnpike_usage_corrections_total", "Corrections of usage by a person", ["kind", "place"])
 CLOSED = Counter("turnpike_usage_segments_closed_total", "Segments closed", ["reason"])
 UNREAD = Gauge("turnpike_usage_unread_events", "Records of the usage streams that are not in a window yet", ["topic"])
 COLLECTING = Histogram(

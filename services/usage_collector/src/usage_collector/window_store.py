@@ -126,7 +126,7 @@ async def event_bins(connection: Connection, sids: Sequence[str], since: datetim
     """Return origin, outcome, reason and number of distinct events whose time is in the range; refused ones are rejected."""
     rows: list[Any] = await connection.fetch(
         "select origin::text, outcome::text, coalesce(reason, '') as reason, count(*) as events from usage_event "
-        "where sid = any($1::text[]) and at >= $2 and at < $3 and day between $4 and $5 group by 1, 2, 3 "
+        "where sid = any($1::text[]) and at >= $2 and at < $3 and day between $4 and $5 and origin <> 'correction' group by 1, 2, 3 "
         "union all select r.origin::text, 'rejected', r.reason, count(*) from refused_event r where r.sid = any($1::text[]) "
         "and r.at >= $2 and r.at < $3 and not exists "
         "(select from usage_event e where e.id = r.id and e.day = (r.at at time zone 'UTC')::date) "
