@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from turnpike_cli import correction_commands
 from turnpike_cli.doors import Doors
 from turnpike_cli.output import print_json, print_table
 from turnpike_cli.stack import Stack
@@ -17,6 +18,7 @@ usage_app = typer.Typer(help="Usage: what was counted and what was not.", no_arg
 
 
 def register(app: typer.Typer) -> None:
+    correction_commands.register(usage_app)
     app.add_typer(usage_app, name="usage")
 
 

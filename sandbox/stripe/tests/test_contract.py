@@ -177,7 +177,7 @@ async def invoice_calls(v1: Any, customer: str, subscription: str) -> None:
     item = await v1.invoice_items.create_async({"customer": customer, "amount": 700, "currency": "usd", "description": "Help"})
     await v1.invoice_items.retrieve_async(item.id)
     await v1.invoice_items.list_async({"customer": customer, "pending": True})
-    invoice = await v1.invoices.create_async({"customer": customer})
+    invoice = await v1.invoices.create_async({"customer": customer, "pending_invoice_items_behavior": "include"})
     await v1.invoices.update_async(invoice.id, {"description": "By hand", "metadata": {"a": "1"}})
     final = await v1.invoices.finalize_invoice_async(invoice.id)
     await v1.invoices.mark_uncollectible_async(final.id)

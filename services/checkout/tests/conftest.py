@@ -26,7 +26,16 @@ from billing_common.clock import BusinessClock
 from billing_common.db import create_pool
 from billing_common.events import Event
 from billing_common.internal_auth import issue_token
-from checkout import applying, handlers, handlers_payment, routes, routes_catalogue, store_catalogue
+from checkout import (
+    applying,
+    handlers,
+    handlers_corrections,
+    handlers_payment,
+    routes,
+    routes_catalogue,
+    routes_corrections,
+    store_catalogue,
+)
 from checkout.apim_gateway import ApimGateway
 from checkout.app import MIGRATIONS, install_errors
 from checkout.applying import Outside
@@ -37,7 +46,10 @@ from checkout.store_catalogue import Version
 from checkout.stripe_catalogue import StripeCatalogue
 from checkout.stripe_gateway import StripeGateway
 
-TABLES = "catalogue_version, catalogue_apply, account, account_member, subscription, checkout_session, invoice, intent, inbox, outbox"
+TABLES = (
+    "catalogue_version, catalogue_apply, account, account_member, subscription, checkout_session, invoice, intent, inbox, outbox, "
+    "correction_charge"
+)
 FILE = Path(__file__).parents[3] / "monetizationModels.json"
 KEYS = ("k" * 32,)
 
@@ -194,11 +206,12 @@ async def publish(pool: asyncpg.Pool, clock: BusinessClock) -> AsyncIterator[Cal
     async with (
         testing.memory_kafka(handlers.router, pool=pool, clock=clock) as sales,
         testing.memory_kafka(handlers_payment.router, pool=pool, clock=clock) as payments,
+        testing.memory_kafka(handlers_corrections.router, pool=pool, clock=clock) as corrections,
     ):
 
         async def publish(event: Event) -> None:
             of_payments = event.topic.startswith(("invoice.", "payment_method."))
-            await (payments if of_payments else sales)(event)
+            await (payments if of_payments else corrections if event.topic == "usage.corrected" else sales)(event)
 
         yield publish
 
@@ -209,6 +222,7 @@ async def door(pool: asyncpg.Pool, outside: Outside, gateway: StripeGateway, clo
     app = FastAPI()
     app.include_router(routes.router)
     app.include_router(routes_catalogue.router)
+    app.include_router(routes_corrections.router)
     install_errors(app)
     shared: dict[str, Any] = {"pool": pool, "clock": clock, "outside": outside, "seller": Seller(pool, gateway, None), "token_keys": KEYS}
     for name, value in shared.items():

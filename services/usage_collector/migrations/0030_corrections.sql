@@ -4,6 +4,7 @@ alter type usage_origin add value 'correction'; -- an adjustment of an open segm
 
 create table correction (
     correction_id uuid primary key,           -- derived from what is corrected: the same correction is made once
+    number bigint generated always as identity, -- the order in which they were made
     kind text not null check (kind in ('adjustment', 'deletion', 'late')),
     subscription_id text not null,
     segment_id bigint not null,

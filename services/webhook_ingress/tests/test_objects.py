@@ -69,6 +69,26 @@ def test_an_invoice_without_a_subscription_is_not_ours(samples: Any, parent: obj
         objects.invoice_details(samples.invoice(parent=parent))
 
 
+def test_an_invoice_after_the_end_says_itself_whose_it_is(samples: Any) -> None:
+    owner = {"turnpike_subscription_id": "s-1", "turnpike_account_id": "a-1", "turnpike_stripe_subscription_id": "sub_1"}
+    details = objects.invoice_details(samples.invoice(parent=None, metadata=owner))
+    assert (details["subscription"], objects.owner_of(details["metadata"])) == ("sub_1", objects.Owner("s-1", "a-1"))
+    with pytest.raises(objects.NotOursError):
+        objects.invoice_details(samples.invoice(parent=None, metadata={**owner, "turnpike_stripe_subscription_id": ""}))
+
+
+@pytest.mark.parametrize(("text", "known"), [("6f1f9d43-8d0f-5f0c-9c0e-6b1a5e4f7a10", True), ("by hand", False), (None, False)])
+def test_a_line_that_turnpike_added_says_what_it_is_for(samples: Any, text: str | None, known: bool) -> None:
+    invoice = samples.invoice()
+    invoice["lines"]["data"][0]["metadata"] = {"turnpike_component": "correction", "turnpike_correction_id": text}
+    event = objects.build(
+        InvoicePaid, objects.invoice_facts(invoice, objects.Owner("s-1", "a-1")), cause_id="evt_1", occurred_at=AT, revision=1
+    )
+    assert isinstance(event, InvoicePaid)
+    assert event.lines[0].component == "correction"
+    assert str(event.lines[0].correction_id) == str(text if known else None)
+
+
 def test_a_customer_tells_the_card_but_nothing_personal(samples: Any) -> None:
     facts = objects.customer_facts(samples.customer(email="somebody@example.org", name="Somebody"))
     event = objects.build(PaymentMethodChanged, facts, cause_id="evt_1", occurred_at=AT, revision=1)

@@ -39,15 +39,15 @@ def list_lines(call: Call) -> Json:
 
 @route("post", "/v1/invoices")
 def create_invoice(call: Call) -> Json:
-    """Make a manual draft from the customer's pending items."""
+    """Make a manual draft, with the customer's pending items if asked for."""
     given, world = call.params, call.world
     call.require("customer")
     customer = world.get("customer", given["customer"], "customer", status=400)
     subscription = world.get("subscription", given["subscription"], "subscription", status=400) if given.get("subscription") else None
     now = world.now(customer)
-    invoice = invoicing.draft(
-        world, customer, subscription, reason="manual", period=(now, now), specs=[], auto=given.get("auto_advance", False)
-    )
+    auto, waiting = given.get("auto_advance", False), given.get("pending_invoice_items_behavior") == "include"
+    invoice = invoicing.draft(world, customer, subscription, reason="manual", period=(now, now), specs=[], auto=auto, with_waiting=waiting)
+    invoice["currency"] = given.get("currency") or invoice["currency"]
     set_fields(invoice, given, "description", "footer", "default_payment_method")
     merge_metadata(invoice, given)
     return call.show(world.store.save(invoice))

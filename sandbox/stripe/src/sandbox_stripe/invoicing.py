@@ -8,7 +8,15 @@ POSTPONE_SECONDS = 3_600
 
 
 def draft(
-    world: World, customer: Json, subscription: Json | None, *, reason: str, period: tuple[int, int], specs: list[Json], auto: bool = True
+    world: World,
+    customer: Json,
+    subscription: Json | None,
+    *,
+    reason: str,
+    period: tuple[int, int],
+    specs: list[Json],
+    auto: bool = True,
+    with_waiting: bool = True,
 ) -> Json:
     """Store a draft and announce it: what waited comes first, then its own lines. `auto` drafts turn final after the draft time."""
     invoice = build(customer, subscription, reason, period)
@@ -16,7 +24,8 @@ def draft(
     invoice["auto_advance"] = auto
     invoice["automatically_finalizes_at"] = now + world.settings.draft_seconds if auto else None
     stored = world.new("invoice", invoice)
-    take_pending_items(world, stored)
+    if with_waiting:
+        take_pending_items(world, stored)
     for one in specs:
         add_line(world, stored, one)
     retotal(world, stored)

@@ -11,7 +11,7 @@ from billing_common import apim_client, stripe_client
 from billing_common.catalogue import CatalogueError
 from billing_common.internal_auth import InternalAuth
 from billing_common.service import Service
-from checkout import handlers, handlers_payment, intents, routes, routes_catalogue
+from checkout import handlers, handlers_corrections, handlers_payment, intents, routes, routes_catalogue, routes_corrections
 from checkout.apim_gateway import ApimGateway, ApimRefusedError, ApimUnavailableError
 from checkout.applying import ApplyStoppedError, Outside, PlanMovedError, StillSubscribedError
 from checkout.contact import ContactDoor
@@ -29,8 +29,14 @@ MIGRATIONS = Path(__file__).parents[2] / "migrations"
 
 def create_service(settings: Settings) -> Service:
     """Return the service, ready to run."""
-    service = Service("checkout", settings, migrations=MIGRATIONS, routers=[handlers.router, handlers_payment.router], public=False)
-    for router in (routes.router, routes_catalogue.router):
+    service = Service(
+        "checkout",
+        settings,
+        migrations=MIGRATIONS,
+        routers=[handlers.router, handlers_payment.router, handlers_corrections.router],
+        public=False,
+    )
+    for router in (routes.router, routes_catalogue.router, routes_corrections.router):
         service.internal.include_router(router)
     install_errors(service.internal)
 

@@ -170,7 +170,7 @@ async def on_cancellation_requested(event: SubscriptionCancellationRequested, po
         await store.lock_account(connection, event.account_id)
         subscription = await store.get_subscription(connection, event.subscription_id)
         if subscription is None:
-            raise _unknown(event.subscription_id, event.occurred_at, clock.now())
+            raise not_known(event.subscription_id, event.occurred_at, clock.now())
         if subscription.account_id != event.account_id:
             raise InvalidEventError("the subscription belongs to another account")
         if subscription.state == "ended":
@@ -179,7 +179,7 @@ async def on_cancellation_requested(event: SubscriptionCancellationRequested, po
             await _end_now(connection, subscription, event)
         elif event.when == "period_end":
             if subscription.stripe_subscription_id is None:
-                raise _unknown(event.subscription_id, event.occurred_at, clock.now())
+                raise not_known(event.subscription_id, event.occurred_at, clock.now())
             parameters = {"subscription": subscription.stripe_subscription_id}
             await intend(
                 connection,
@@ -211,11 +211,11 @@ async def on_usage_settled(event: UsageSettled, pool: Pool, clock: Clock) -> Non
         customer = await store.lock_account(connection, event.account_id)
         subscription = await store.get_subscription(connection, event.subscription_id)
         if subscription is None:
-            raise _unknown(event.subscription_id, event.occurred_at, clock.now())
+            raise not_known(event.subscription_id, event.occurred_at, clock.now())
         if subscription.free:
             return
         if customer is None or subscription.stripe_subscription_id is None:
-            raise _unknown(event.subscription_id, event.occurred_at, clock.now())
+            raise not_known(event.subscription_id, event.occurred_at, clock.now())
         version = await store_catalogue.get(connection, subscription.catalogue_version)
         if version is not None:
             await _adjust(connection, event, subscription, version, customer)
@@ -236,13 +236,14 @@ async def _adjust(connection: Connection, event: UsageSettled, subscription: Sub
             "amount": line.amount_minor,
             "description": line.description,
             "period": {"start": int(event.segment_start.timestamp()), "end": int(event.segment_end.timestamp())},
+            "metadata": {"turnpike_component": line.component},
         }
         draft = {"draft_of_period_end": event.segment_end.isoformat()} if event.reason == "period_end" else {}
         cause = f"{event.subscription_id}:{event.segment_end.isoformat()}:{number}"
         await intend(connection, "invoice_item", key=event.account_id, cause=cause, parameters={"item": item, **draft})
 
 
-def _unknown(subscription_id: str, occurred_at: datetime, now: datetime) -> Exception:
+def not_known(subscription_id: str, occurred_at: datetime, now: datetime) -> Exception:
     """Hold a young event: what must come before it is under way. An old one is poison, for a person to look at."""
     message = f"subscription {subscription_id} is not known"
     return NotKnownYetError(message) if now - occurred_at < PATIENCE else InvalidEventError(message)

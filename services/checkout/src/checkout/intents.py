@@ -15,6 +15,7 @@ from prometheus_client import Counter, Gauge
 
 from billing_common.db import Connection, listening, require_open
 from billing_common.events import derive_id
+from checkout import correction_calls, correction_store
 from checkout.stripe_gateway import StripeGateway, StripeRefusedError, StripeUnavailableError
 
 LEASE_SECONDS = 15  # renewed while a call goes on; after a crash the next worker takes over
@@ -187,6 +188,7 @@ class Worker:
                 it.parameters["invoice"], it.parameters["payment_method"], key=it.idempotency_key
             ),
             "invoice_item": self._add_invoice_item,
+            "correction": self._put_correction,
         }
 
     async def _expire_session(self, intent: Intent) -> None:
@@ -194,6 +196,10 @@ class Worker:
         await self._pool.execute(
             "update checkout_session set status = $2 where session_id = $1 and status = 'open'", intent.parameters["session"], status
         )
+
+    async def _put_correction(self, intent: Intent) -> None:
+        placed = await correction_calls.put(self._gateway, intent.parameters, intent_id=intent.intent_id, key=intent.idempotency_key)
+        await correction_store.set_place(self._pool, intent.intent_id, *placed)
 
     async def _add_invoice_item(self, intent: Intent) -> None:
         """Add a line to the draft of its period. Before a last invoice, and when the draft is final already, it waits for the next."""

@@ -8,6 +8,8 @@ from typing import Any
 
 import stripe
 
+ENDED = frozenset({"canceled", "incomplete_expired"})
+
 
 class StripeUnavailableError(Exception):
     """No answer, or one that may be better next time. `replayed`: Stripe repeats a stored failure, a new idempotency key is needed."""
@@ -32,6 +34,14 @@ class OpenSession:
     session_id: str
     url: str
     expires_at: datetime
+
+
+@dataclass(frozen=True)
+class KnownItem:
+    """An invoice item that was made before; `alone`: not of a subscription."""
+
+    invoice_id: str | None
+    alone: bool
 
 
 @asynccontextmanager
@@ -105,7 +115,7 @@ class StripeGateway:
         """Cancel with a last invoice that holds the unbilled usage. DELETE takes no idempotency key: a second one finds it cancelled."""
         async with stripe_errors():
             subscription = await self._v1.subscriptions.retrieve_async(subscription_id)
-            if subscription.status not in {"canceled", "incomplete_expired"}:
+            if subscription.status not in ENDED:
                 await self._v1.subscriptions.cancel_async(subscription_id, {"invoice_now": True, "prorate": False}, once(key))
 
     async def set_default_payment_method(self, customer_id: str, payment_method_id: str, *, key: str) -> None:
@@ -127,13 +137,54 @@ class StripeGateway:
         ends = int(period_end.timestamp())
         return next((found for found in ((entry.id, entry.status == "draft") for entry in invoices.data if entry.period_end == ends)), None)
 
-    async def add_invoice_item(self, params: Any, *, intent_id: str, key: str) -> None:
-        """Add a line once: an item that carries this intent already is the one."""
+    async def has_ended(self, subscription_id: str) -> bool:
+        """Tell whether no further invoice will come of a subscription."""
         async with stripe_errors():
-            listed: Any = {"customer": params["customer"], "limit": 100}
+            return (await self._v1.subscriptions.retrieve_async(subscription_id)).status in ENDED
+
+    async def find_item(self, customer_id: str, intent_id: str) -> KnownItem | None:
+        """Return the line that carries this intent, if it was made before."""
+        async with stripe_errors():
+            listed: Any = {"customer": customer_id, "limit": 100}
             known = await self._v1.invoice_items.list_async(listed)
             async for item in known.auto_paging_iter():
                 if metadata_of(item).get("turnpike_intent_id") == intent_id:
-                    return
-            marked: Any = {**params, "metadata": {"turnpike_intent_id": intent_id}}
+                    invoice = item.invoice
+                    return KnownItem(invoice if invoice is None or isinstance(invoice, str) else invoice.id, alone=item.parent is None)
+        return None
+
+    async def add_invoice_item(self, params: Any, *, intent_id: str, key: str) -> None:
+        """Add a line once: an item that carries this intent already is the one."""
+        if await self.find_item(params["customer"], intent_id) is not None:
+            return
+        marked: Any = {**params, "metadata": {**params.get("metadata", {}), "turnpike_intent_id": intent_id}}
+        async with stripe_errors():
             await self._v1.invoice_items.create_async(marked, once(key))
+
+    async def bill_alone(self, params: Any, owner: dict[str, str], *, intent_id: str, key: str) -> str:
+        """Put a line on an invoice of its own, final at once; less than nothing becomes the customer's credit. Returns the invoice."""
+        alone = {name: value for name, value in params.items() if name != "subscription"}
+        whose = {**owner, "turnpike_stripe_subscription_id": params["subscription"], "turnpike_intent_id": intent_id}
+        invoice_id, is_draft = await self._own_invoice(alone, whose, key=f"{key}:invoice")
+        if is_draft:
+            await self.add_invoice_item({**alone, "invoice": invoice_id}, intent_id=intent_id, key=f"{key}:item")
+            async with stripe_errors():
+                await self._v1.invoices.finalize_invoice_async(invoice_id, {"auto_advance": True}, once(f"{key}:final"))
+        return invoice_id
+
+    async def _own_invoice(self, params: Any, metadata: dict[str, str], *, key: str) -> tuple[str, bool]:
+        async with stripe_errors():
+            known = await self._v1.invoices.list_async({"customer": params["customer"], "limit": 100})
+            async for invoice in known.auto_paging_iter():
+                if metadata_of(invoice).get("turnpike_intent_id") == metadata["turnpike_intent_id"]:
+                    return invoice.id, invoice.status == "draft"
+            ended = await self._v1.subscriptions.retrieve_async(metadata["turnpike_stripe_subscription_id"])
+            wanted: Any = {
+                **({"default_payment_method": ended.default_payment_method} if ended.default_payment_method else {}),
+                "customer": params["customer"],
+                "currency": params["currency"],
+                "auto_advance": True,
+                "pending_invoice_items_behavior": "exclude",
+                "metadata": metadata,
+            }
+            return (await self._v1.invoices.create_async(wanted, once(key))).id, True

@@ -221,7 +221,7 @@ async def listed(connection: Reader, subscription_id: str | None, since: datetim
     """Return the corrections that were made in a range, newest first."""
     rows = await connection.fetch(
         f"select {COLUMNS} from correction where made_at >= $2 and made_at < $3 and ($1::text is null or subscription_id = $1) "  # noqa: S608
-        "order by made_at desc, correction_id limit $4",
+        "order by number desc limit $4",
         subscription_id,
         since,
         until,

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 from billing_common.events import CheckoutEvent, Event, InvoiceState, PaymentMethodChanged, SubscriptionState
 
@@ -33,11 +34,14 @@ def owner_of(metadata: OBJECT | None) -> Owner | None:
 
 
 def invoice_details(invoice: OBJECT) -> OBJECT:
-    """Return what an invoice says of its subscription. Raises NotOursError when it has none."""
-    details: OBJECT | None = (invoice.get("parent") or {}).get("subscription_details")
-    if not details or not details.get("subscription"):
+    """Return what an invoice says of its subscription, or of the one that had ended before it. Raises NotOursError when it has none."""
+    details: OBJECT = (invoice.get("parent") or {}).get("subscription_details") or {}
+    if details.get("subscription"):
+        return details
+    metadata: OBJECT = invoice.get("metadata") or {}
+    if owner_of(metadata) is None or not metadata.get("turnpike_stripe_subscription_id"):
         raise NotOursError("an invoice without a subscription")
-    return details
+    return {"subscription": metadata["turnpike_stripe_subscription_id"], "metadata": metadata}
 
 
 def session_owner(session: OBJECT) -> Owner | None:
@@ -136,6 +140,7 @@ def invoice_facts(invoice: OBJECT, owner: Owner) -> dict[str, Any]:
 def _line(line: OBJECT) -> dict[str, Any]:
     pricing = line.get("pricing") or {}
     parent = line.get("parent") or {}
+    metadata = line.get("metadata") or {}
     details = parent.get("subscription_item_details") or parent.get("invoice_item_details") or {}
     quantity = line.get("quantity_decimal")
     return {
@@ -148,6 +153,8 @@ def _line(line: OBJECT) -> dict[str, Any]:
         "period_start": moment(line["period"]["start"]),
         "period_end": moment(line["period"]["end"]),
         "proration": bool(details.get("proration")),
+        "component": metadata.get("turnpike_component"),
+        "correction_id": uuid_or_none(metadata.get("turnpike_correction_id")),
     }
 
 
@@ -193,6 +200,14 @@ def digest(facts: Mapping[str, Any]) -> str:
 def moment(seconds: int | None) -> datetime | None:
     """Return Stripe's epoch seconds as aware UTC."""
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+
+
+def uuid_or_none(text: str | None) -> UUID | None:
+    """Return the id, or None where somebody wrote something else there."""
+    try:
+        return UUID(text)
+    except (TypeError, ValueError):
+        return None
 
 
 def reference(value: Any) -> str | None:

@@ -1,0 +1,144 @@
+"""What the usage commands ask the doors and print; the doors themselves are answers made here."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from turnpike_cli.__main__ import app
+from turnpike_cli.doors import Doors
+from turnpike_cli.errors import CommandError
+
+Answers = dict[tuple[str, str, str], Any]
+ADJUST = [
+    "usage",
+    "adjust",
+    "s-1",
+    "--meter",
+    "calls",
+    "--quantity",
+    "-1200",
+    "--at",
+    "2027-01-05T10:20",
+    "--reason",
+    "a probe",
+    "--by",
+    "Ada",
+]
+MADE = {
+    "correction_id": "c-1",
+    "state": "made",
+    "kind": "adjustment",
+    "place": "window",
+    "amounts": {"calls": -1200},
+    "at": "2027-01-05T10:20:00+00:00",
+    "hour": "2027-01-05T10:00:00+00:00",
+    "hour_before": {"calls": 5000},
+    "segment": {
+        "start": "2027-01-01T00:00:00Z",
+        "end": "2027-02-01T00:00:00Z",
+        "product_id": "standard",
+        "catalogue_version": 1,
+        "closed": False,
+    },
+    "totals_before": {"calls": 151200, "bytes": 7},
+    "totals_after": {"calls": 150000, "bytes": 7},
+}
+CORRECTIONS = ("usage_collector", "POST", "/v1/corrections/adjustments")
+PREVIEW = ("checkout", "POST", "/v1/corrections/preview")
+
+
+class Asked:
+    """Stands in for the doors; keeps what was asked."""
+
+    def __init__(self) -> None:
+        self.answers: Answers = {}
+        self.asked: list[tuple[str, str, Any]] = []
+
+    async def ask(self, name: str, method: str, path: str, *, params: Any = None, body: Any = None, **_: Any) -> Any:
+        self.asked.append((name, path, body or params))
+        answer = self.answers[name, method, path]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer(body or params) if callable(answer) else answer
+
+
+@pytest.fixture
+def doors(monkeypatch: pytest.MonkeyPatch) -> Asked:
+    asked = Asked()
+    monkeypatch.setenv("TURNPIKE_DOORS", "usage_collector=http://127.0.0.1:1,checkout=http://127.0.0.1:1")
+    monkeypatch.setenv("TURNPIKE_INTERNAL_TOKEN_KEYS", "k" * 32)
+    monkeypatch.setattr(Doors, "ask", asked.ask)
+    return asked
+
+
+def run(*words: str) -> Result:
+    return CliRunner().invoke(app, list(words))
+
+
+def tried(made: dict[str, Any]) -> Callable[[Any], dict[str, Any]]:
+    return lambda body: {**made, "state": "tried" if body["dry_run"] else made["state"]}
+
+
+def test_an_adjustment_says_what_changed_in_usage_and_money(doors: Asked) -> None:
+    doors.answers = {
+        CORRECTIONS: tried(MADE),
+        PREVIEW: {"amount_minor": -120, "currency": "usd", "where": "usage", "invoice_id": None},
+    }
+    assert run(*ADJUST).stdout.splitlines() == [
+        "Changed: -1,200 calls in the hour from 2027-01-05T10:00 UTC, which held 5,000 calls",
+        "Period 2027-01-01 to 2027-02-01, product standard: calls 151,200 -> 150,000",
+        "Money: USD -1.20, with the usage of its period, which Stripe bills at the period's end",
+    ]
+    bodies = [body for name, _, body in doors.asked if name == "usage_collector"]
+    assert [body["dry_run"] for body in bodies] == [True, False]
+    assert bodies[1]["at"] == "2027-01-05T10:20:00+00:00"
+
+
+def test_a_dry_run_asks_only_what_would_happen(doors: Asked) -> None:
+    doors.answers = {CORRECTIONS: tried(MADE), PREVIEW: {"amount_minor": -5, "currency": "usd", "where": "draft", "invoice_id": "in_1"}}
+    answer = run(*ADJUST, "--dry-run")
+    assert answer.stdout.startswith("Would change: ")
+    assert answer.stdout.endswith("Money: USD -0.05, on the draft invoice of its period (in_1)\n")
+    assert all(body["dry_run"] for name, _, body in doors.asked if name == "usage_collector")
+
+
+def test_what_was_made_before_is_said_so(doors: Asked) -> None:
+    doors.answers = {CORRECTIONS: {**MADE, "state": "known"}}
+    assert "was made before" in run(*ADJUST).stdout
+
+
+def test_a_correction_is_made_even_when_nobody_can_price_it(doors: Asked) -> None:
+    doors.answers = {CORRECTIONS: tried(MADE), PREVIEW: CommandError("checkout does not answer")}
+    assert "Money: could not be asked" in run(*ADJUST).stdout
+    assert isinstance(run(*ADJUST, "--dry-run").exception, CommandError)
+
+
+def test_a_deletion_names_the_event(doors: Asked) -> None:
+    deletions = ("usage_collector", "POST", "/v1/corrections/deletions")
+    doors.answers = {
+        deletions: tried({**MADE, "kind": "deletion"}),
+        PREVIEW: {"amount_minor": 0, "currency": "usd", "where": None, "invoice_id": None},
+    }
+    words = ["--source", "/shop", "--id", "e-7", "--day", "2027-01-05", "--reason", "a probe", "--by", "Ada"]
+    assert "Money: nothing changes" in run("usage", "delete", "s-1", *words).stdout
+    assert doors.asked[0][2] | {"dry_run": True} == {
+        "subscription_id": "s-1", "source": "/shop", "id": "e-7", "day": "2027-01-05", "reason": "a probe", "by": "Ada", "dry_run": True,
+    }  # fmt: skip
+
+
+def test_corrections_are_listed_with_who_why_and_what_became_of_the_money(doors: Asked) -> None:
+    listed = {
+        "correction_id": "c-1", "kind": "deletion", "subscription_id": "s-1", "place": "invoice", "amounts": {"calls": -1}, "id": "e-7",
+        "at": "2027-01-05T10:20:00Z", "source": "/shop", "reason": "a probe", "by": "Ada", "made_at": "2027-02-03T09:00:00Z",
+    }  # fmt: skip
+    charge = {"correction_id": "c-1", "amount_minor": -120, "currency": "usd", "placed": "next_invoice", "state": "done", "error": None}
+    doors.answers = {("usage_collector", "GET", "/v1/corrections"): [listed], ("checkout", "GET", "/v1/corrections"): [charge]}
+    (found,) = json.loads(run("usage", "adjustments", "--subscription", "s-1", "--json").stdout)
+    assert found["charge"]["amount_minor"] == -120
+    table = run("usage", "adjustments").stdout
+    assert all(word in table for word in ("Ada", "probe", "-1.20", "deletion"))
+    doors.answers = {("usage_collector", "GET", "/v1/corrections"): [], ("checkout", "GET", "/v1/corrections"): []}
+    assert run("usage", "adjustments").stdout == "no usage was corrected\n"

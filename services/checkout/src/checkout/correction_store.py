@@ -1,0 +1,70 @@
+"""What corrections cost: every query on them."""
+
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+
+from billing_common.db import Connection
+
+
+@dataclass(frozen=True)
+class Charge:
+    """What one correction of a closed period costs, negative where it gives back. `intent_id` None: it changes no amount."""
+
+    correction_id: UUID
+    intent_id: UUID | None
+    subscription_id: str
+    kind: str
+    segment_start: datetime
+    segment_end: datetime
+    totals_before: dict[str, int]
+    totals_after: dict[str, int]
+    amount_minor: int
+    currency: str
+    description: str
+    made_at: datetime
+
+
+async def add(connection: Connection, charge: Charge) -> None:
+    await connection.execute(
+        "insert into correction_charge (correction_id, intent_id, subscription_id, kind, segment_start, segment_end, totals_before, "
+        "totals_after, amount_minor, currency, description, made_at) "
+        "values ($1, $2, $3, $4, $5, $6, $7::jsonb, $8::jsonb, $9, $10, $11, $12)",
+        charge.correction_id,
+        charge.intent_id,
+        charge.subscription_id,
+        charge.kind,
+        charge.segment_start,
+        charge.segment_end,
+        json.dumps(charge.totals_before),
+        json.dumps(charge.totals_after),
+        charge.amount_minor,
+        charge.currency,
+        charge.description,
+        charge.made_at,
+    )
+
+
+async def set_place(pool: asyncpg.Pool, intent_id: str, placed: str, invoice_id: str | None) -> None:
+    await pool.execute(
+        "update correction_charge set placed = $2, invoice_id = $3 where intent_id = $1::text::uuid", intent_id, placed, invoice_id
+    )
+
+
+async def listed(pool: asyncpg.Pool, subscription_id: str | None, limit: int) -> list[dict[str, Any]]:
+    """Return charges, newest first, with the state of the call that puts them on an invoice; `done` where none is needed."""
+    rows = await pool.fetch(
+        "select c.correction_id::text, c.subscription_id, c.kind, c.segment_start, c.segment_end, c.totals_before::text, "
+        "c.totals_after::text, c.amount_minor, c.currency, c.description, c.made_at, c.placed, c.invoice_id, "
+        "coalesce(i.state, 'done') as state, i.error from correction_charge c left join intent i on i.intent_id = c.intent_id "
+        "where $1::text is null or c.subscription_id = $1 order by c.number desc limit $2",
+        subscription_id,
+        limit,
+    )
+    return [
+        {**dict(row), "totals_before": json.loads(row["totals_before"]), "totals_after": json.loads(row["totals_after"])} for row in rows
+    ]
