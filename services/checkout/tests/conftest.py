@@ -29,6 +29,7 @@ from billing_common.internal_auth import issue_token
 from checkout import (
     applying,
     handlers,
+    handlers_changes,
     handlers_corrections,
     handlers_payment,
     routes,
@@ -39,16 +40,18 @@ from checkout import (
 from checkout.apim_gateway import ApimGateway
 from checkout.app import MIGRATIONS, install_errors
 from checkout.applying import Outside
+from checkout.change_steps import ChangeSteps
 from checkout.intents import Worker
 from checkout.selling import Seller
 from checkout.settings import Settings
 from checkout.store_catalogue import Version
 from checkout.stripe_catalogue import StripeCatalogue
+from checkout.stripe_changes import StripeChanges
 from checkout.stripe_gateway import StripeGateway
 
 TABLES = (
     "catalogue_version, catalogue_apply, account, account_member, subscription, checkout_session, invoice, intent, inbox, outbox, "
-    "correction_charge"
+    "correction_charge, plan_change, plan_stay, settled_segment"
 )
 FILE = Path(__file__).parents[3] / "monetizationModels.json"
 KEYS = ("k" * 32,)
@@ -197,21 +200,24 @@ async def known(pool: asyncpg.Pool) -> None:
 
 
 @pytest.fixture
-def worker(pool: asyncpg.Pool, gateway: StripeGateway) -> Worker:
-    return Worker(pool, gateway, poll_seconds=0.1)
+def worker(pool: asyncpg.Pool, gateway: StripeGateway, stripe_api: stripe.StripeClient, clock: BusinessClock) -> Worker:
+    steps = ChangeSteps(pool, StripeChanges(stripe_api), clock).all()
+    return Worker(pool, gateway, poll_seconds=0.1, steps=steps)
 
 
 @pytest.fixture
 async def publish(pool: asyncpg.Pool, clock: BusinessClock) -> AsyncIterator[Callable[[Event], Awaitable[None]]]:
     async with (
         testing.memory_kafka(handlers.router, pool=pool, clock=clock) as sales,
+        testing.memory_kafka(handlers_changes.router, pool=pool, clock=clock) as changes,
         testing.memory_kafka(handlers_payment.router, pool=pool, clock=clock) as payments,
         testing.memory_kafka(handlers_corrections.router, pool=pool, clock=clock) as corrections,
     ):
 
         async def publish(event: Event) -> None:
             of_payments = event.topic.startswith(("invoice.", "payment_method."))
-            await (payments if of_payments else corrections if event.topic == "usage.corrected" else sales)(event)
+            others = {"subscription.change_requested": changes, "subscription.change_withdrawn": changes, "usage.corrected": corrections}
+            await (payments if of_payments else others.get(event.topic, sales))(event)
 
         yield publish
 

@@ -258,7 +258,7 @@ async def test_a_closed_segment_goes_at_once_and_is_settled_once_when_its_totals
     known: None, sender: Any, stripe: Any, publish: Any, facts: Any, pool: asyncpg.Pool, clock: Any
 ) -> None:
     clock.instant -= timedelta(minutes=20)  # the hour is not over
-    await publish(facts.closed({"calls": 5, "bytes": 3}))
+    await publish(facts.closed({"calls": 5, "bytes": 3}, product_id="payg", catalogue_version=4))
     await sender.round()
     assert stripe.total() == 5
     async with pool.acquire() as connection:
@@ -272,6 +272,7 @@ async def test_a_closed_segment_goes_at_once_and_is_settled_once_when_its_totals
         (settled,) = await events_in_outbox(connection, UsageSettled)
         assert await store.waiting_for(connection, clock.now()) == []
     assert (settled.totals, settled.reason) == ({"calls": 5, "bytes": 3}, "cancellation")
+    assert (settled.product_id, settled.catalogue_version) == ("payg", 4)
 
 
 async def test_a_free_product_sends_nothing_and_is_settled_at_once(

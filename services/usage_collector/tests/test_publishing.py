@@ -79,6 +79,7 @@ async def test_a_segment_is_closed_after_its_end_and_grace_with_its_last_totals(
     assert await publishing.close_segments(pool, collector.directory, [due.id], now=clock.now()) == 0
     (closed,) = await closings(pool)
     assert (closed.segment_start, closed.segment_end, closed.reason, closed.totals) == (START, FEBRUARY, "period_end", {"calls": 4})
+    assert (closed.product_id, closed.catalogue_version) == ("payg", 1)
     assert sum(event.quantity for event in await told(pool)) == 4
 
 

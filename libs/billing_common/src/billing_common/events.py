@@ -355,6 +355,8 @@ class UsageSegmentClosed(SubscriptionEvent):
     segment_end: AwareDatetime
     reason: Literal["period_end", "cancellation", "change"]
     totals: dict[str, int] = Field(description="meter id -> total of all windows of the segment")
+    product_id: str | None = Field(default=None, description="the plan whose usage it holds")
+    catalogue_version: int | None = None
 
 
 class UsageThresholdReached(SubscriptionEvent):
@@ -421,6 +423,8 @@ class UsageSettled(SubscriptionEvent):
     segment_end: AwareDatetime
     reason: Literal["period_end", "cancellation", "change"]
     totals: dict[str, int]
+    product_id: str | None = Field(default=None, description="the plan whose usage it holds")
+    catalogue_version: int | None = None
 
 
 # --- subscription_enforcer ------------------------------------------------------------------------------------------------

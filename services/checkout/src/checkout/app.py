@@ -11,9 +11,19 @@ from billing_common import apim_client, stripe_client
 from billing_common.catalogue import CatalogueError
 from billing_common.internal_auth import InternalAuth
 from billing_common.service import Service
-from checkout import handlers, handlers_corrections, handlers_payment, intents, routes, routes_catalogue, routes_corrections
+from checkout import (
+    handlers,
+    handlers_changes,
+    handlers_corrections,
+    handlers_payment,
+    intents,
+    routes,
+    routes_catalogue,
+    routes_corrections,
+)
 from checkout.apim_gateway import ApimGateway, ApimRefusedError, ApimUnavailableError
 from checkout.applying import ApplyStoppedError, Outside, PlanMovedError, StillSubscribedError
+from checkout.change_steps import ChangeSteps
 from checkout.contact import ContactDoor
 from checkout.domain import RefusedError
 from checkout.policy import PolicyError
@@ -22,6 +32,7 @@ from checkout.selling import Seller
 from checkout.settings import Settings
 from checkout.store_catalogue import ApplyRunningError
 from checkout.stripe_catalogue import StripeCatalogue
+from checkout.stripe_changes import StripeChanges
 from checkout.stripe_gateway import StripeGateway, StripeRefusedError, StripeUnavailableError
 
 MIGRATIONS = Path(__file__).parents[2] / "migrations"
@@ -29,13 +40,8 @@ MIGRATIONS = Path(__file__).parents[2] / "migrations"
 
 def create_service(settings: Settings) -> Service:
     """Return the service, ready to run."""
-    service = Service(
-        "checkout",
-        settings,
-        migrations=MIGRATIONS,
-        routers=[handlers.router, handlers_payment.router, handlers_corrections.router],
-        public=False,
-    )
+    routers = [handlers.router, handlers_changes.router, handlers_payment.router, handlers_corrections.router]
+    service = Service("checkout", settings, migrations=MIGRATIONS, routers=routers, public=False)
     for router in (routes.router, routes_catalogue.router, routes_corrections.router):
         service.internal.include_router(router)
     install_errors(service.internal)
@@ -49,7 +55,8 @@ def create_service(settings: Settings) -> Service:
         plans = Plans(str(settings.pricing_url) if settings.pricing_url else None)
         service.share("outside", Outside(StripeCatalogue(client), _apim(apim, settings), plans))
         service.share("seller", Seller(service.pool, gateway, _contacts(service, settings)))
-        worker = service.share("intents", intents.Worker(service.pool, gateway, poll_seconds=settings.intent_poll_seconds))
+        steps = ChangeSteps(service.pool, StripeChanges(client), service.clock).all()
+        worker = service.share("intents", intents.Worker(service.pool, gateway, poll_seconds=settings.intent_poll_seconds, steps=steps))
         service.loop("intents", worker.run)
 
     async def settled() -> str | None:

@@ -5,8 +5,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from billing_common.catalogue import Catalogue, Product
-from billing_common.events import SubscriptionCreated, SubscriptionDeleted, SubscriptionRequested, derive_id
-from billing_common.rating import ADDED_TO_DRAFT, Facts, Line, Period, Rated, period_at, rate
+from billing_common.events import SubscriptionCreated, SubscriptionDeleted, derive_id
+from billing_common.rating import Facts, Period, Rated, period_at, rate
 from checkout.store import Subscription
 from checkout.store_catalogue import Version
 
@@ -120,11 +120,11 @@ def session_key(subscription_id: str, attempt: int) -> str:
     return f"turnpike:checkout:{derive_id('checkout', subscription_id, str(attempt))}"
 
 
-def free_created(event: SubscriptionRequested, subscription: Subscription) -> SubscriptionCreated:
+def free_created(subscription: Subscription, *, cause_id: str, at: datetime) -> SubscriptionCreated:
     """A free product needs nothing at Stripe: its subscription is created by saying so. Its period has no end."""
     return SubscriptionCreated(
-        cause_id=str(event.event_id),
-        occurred_at=event.occurred_at,
+        cause_id=cause_id,
+        occurred_at=at,
         subscription_id=subscription.subscription_id,
         account_id=subscription.account_id,
         revision=1,
@@ -134,8 +134,8 @@ def free_created(event: SubscriptionRequested, subscription: Subscription) -> Su
         display_name=subscription.display_name,
         status="active",
         currency=subscription.currency,
-        started_at=event.occurred_at,
-        current_period_start=event.occurred_at,
+        started_at=at,
+        current_period_start=at,
         current_period_end=None,
     )
 
@@ -160,12 +160,6 @@ def free_deleted(subscription: Subscription, *, cause_id: str, at: datetime) -> 
         canceled_at=at,
         ended_at=at,
     )
-
-
-def spend_adjustments(version: Version, subscription: Subscription, *, period: Period, totals: dict[str, int]) -> list[Line]:
-    """Return the lines that Stripe's prices cannot express: rounding to blocks, packages at least, minimum and maximum spend."""
-    rated = _rated(version, subscription, subscription.product_id, period=period, totals=totals)
-    return [line for line in rated.lines if line.component in ADDED_TO_DRAFT and line.amount_minor]
 
 
 @dataclass(frozen=True)

@@ -28,13 +28,12 @@ from billing_common.events import (
 from billing_common.inbox import claim
 from billing_common.messaging import consume
 from billing_common.outbox import announce
-from billing_common.rating import period_at
-from checkout import domain, store, store_catalogue
+from checkout import changing, domain, ending, store, store_changes
+from checkout.adjusting import Settled, add_lines
 from checkout.domain import RefusedError, Request
 from checkout.intents import intend
 from checkout.selling import offer
 from checkout.store import Subscription
-from checkout.store_catalogue import Version
 
 SERVICE = "checkout"
 PATIENCE = timedelta(minutes=10)  # how long an event may wait for the one that must come before it, on another topic
@@ -98,9 +97,10 @@ async def _accept(connection: Connection, event: SubscriptionRequested, request:
     version, product = await offer(connection, request, version_number=event.catalogue_version)
     subscription = domain.new_subscription(request, version, product, event.occurred_at)
     domain.refuse_second(None, await store.others_of_product(connection, subscription))
+    await changing.refuse_coming(connection, request.account_id, product.id)
     await store.add_subscription(connection, subscription)
     if product.is_free:
-        created = domain.free_created(event, subscription)
+        created = domain.free_created(subscription, cause_id=str(event.event_id), at=event.occurred_at)
         await store.apply_state(connection, created, state="live")
         await announce(connection, created)
 
@@ -159,6 +159,18 @@ async def _take_state(event: SubscriptionState, pool: Pool) -> None:
         if await claim(connection, event, consumer=SERVICE):
             await store.lock_account(connection, event.account_id)
             await store.apply_state(connection, event, state=domain.state_of(event.status))
+            await store_changes.note_state(connection, event)
+            await _follow_state(connection, event)
+
+
+async def _follow_state(connection: Connection, event: SubscriptionState) -> None:
+    """Act on the newest state only: an older one that comes late has been overtaken."""
+    subscription = await store.get_subscription(connection, event.subscription_id)
+    if subscription is None or subscription.revision != event.revision:
+        return
+    await changing.on_state(connection, event, subscription)
+    if subscription.state == "ended":
+        await ending.go_on_free(connection, event)
 
 
 @consume(router, SubscriptionCancellationRequested, service=SERVICE)
@@ -175,6 +187,10 @@ async def on_cancellation_requested(event: SubscriptionCancellationRequested, po
             raise InvalidEventError("the subscription belongs to another account")
         if subscription.state == "ended":
             return
+        await store_changes.note_cancellation(connection, subscription.subscription_id, event.when)
+        change = await store_changes.open_of(connection, subscription.subscription_id)
+        if change is not None:
+            await changing.give_up(connection, change, subscription, at=event.occurred_at, reason="cancelled")
         if subscription.free or subscription.state == "requested":
             await _end_now(connection, subscription, event)
         elif event.when == "period_end":
@@ -206,7 +222,7 @@ async def _end_now(connection: Connection, subscription: Subscription, event: Su
 async def on_usage_settled(event: UsageSettled, pool: Pool, clock: Clock) -> None:
     """All usage is at Stripe: add what its prices cannot express, and cancel what waited for this."""
     async with pool.acquire() as connection, connection.transaction():
-        if not await claim(connection, event, consumer=SERVICE) or event.reason == "change":
+        if not await claim(connection, event, consumer=SERVICE):
             return
         customer = await store.lock_account(connection, event.account_id)
         subscription = await store.get_subscription(connection, event.subscription_id)
@@ -216,31 +232,14 @@ async def on_usage_settled(event: UsageSettled, pool: Pool, clock: Clock) -> Non
             return
         if customer is None or subscription.stripe_subscription_id is None:
             raise not_known(event.subscription_id, event.occurred_at, clock.now())
-        version = await store_catalogue.get(connection, subscription.catalogue_version)
-        if version is not None:
-            await _adjust(connection, event, subscription, version, customer)
+        await store_changes.add_settled(connection, event)
+        if await changing.on_settled(connection, event, subscription, customer):
+            return
+        settled = Settled(event.segment_start, event.segment_end, on_draft=event.reason == "period_end")
+        await add_lines(connection, subscription, customer, settled)
         if event.reason == "cancellation":
             parameters = {"subscription": subscription.stripe_subscription_id}
             await intend(connection, "cancel_now", key=event.account_id, cause=event.subscription_id, parameters=parameters)
-
-
-async def _adjust(connection: Connection, event: UsageSettled, subscription: Subscription, version: Version, customer: str) -> None:
-    product = version.catalogue.product(subscription.product_id)
-    started_at = subscription.started_at or event.segment_start
-    period = period_at(product, started_at=started_at, at=event.segment_start)
-    for number, line in enumerate(domain.spend_adjustments(version, subscription, period=period, totals=event.totals)):
-        item = {
-            "customer": customer,
-            "subscription": subscription.stripe_subscription_id,
-            "currency": subscription.currency,
-            "amount": line.amount_minor,
-            "description": line.description,
-            "period": {"start": int(event.segment_start.timestamp()), "end": int(event.segment_end.timestamp())},
-            "metadata": {"turnpike_component": line.component},
-        }
-        draft = {"draft_of_period_end": event.segment_end.isoformat()} if event.reason == "period_end" else {}
-        cause = f"{event.subscription_id}:{event.segment_end.isoformat()}:{number}"
-        await intend(connection, "invoice_item", key=event.account_id, cause=cause, parameters={"item": item, **draft})
 
 
 def not_known(subscription_id: str, occurred_at: datetime, now: datetime) -> Exception:

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -87,7 +87,7 @@ async def release(pool: asyncpg.Pool, lease: UUID) -> None:
     await pool.execute("update intent set lease = null, due_at = now() where lease = $1 and state = 'pending'", lease)
 
 
-async def end(pool: asyncpg.Pool, intent: Intent, *, state: str, error: str | None = None) -> None:
+async def end(pool: asyncpg.Pool | Connection, intent: Intent, *, state: str, error: str | None = None) -> None:
     await pool.execute(
         "update intent set state = $2, error = $3, lease = null, ended_at = now() where intent_id = $1::text::uuid",
         intent.intent_id,
@@ -119,12 +119,21 @@ async def waiting(pool: asyncpg.Pool) -> int:
     return young
 
 
+@dataclass(frozen=True)
+class Step:
+    """A call of a longer story: `after` goes on with it, in the transaction that writes the outcome."""
+
+    call: Callable[[Intent], Awaitable[Any]]
+    after: Callable[[Connection, Intent, Any, StripeRefusedError | None], Awaitable[None]]
+
+
 class Worker:
     """Makes the calls. Several may run: each intent is leased to one at a time."""
 
-    def __init__(self, pool: asyncpg.Pool, gateway: StripeGateway, *, poll_seconds: float) -> None:
+    def __init__(self, pool: asyncpg.Pool, gateway: StripeGateway, *, poll_seconds: float, steps: Mapping[str, Step] | None = None) -> None:
         self._pool = pool
         self._gateway = gateway
+        self._steps = steps or {}
         self._poll_seconds = poll_seconds
         self._wake = asyncio.Event()
         self._lease = uuid4()
@@ -159,21 +168,34 @@ class Worker:
         return len(intents)
 
     async def _make(self, intent: Intent) -> None:
+        step = self._steps.get(intent.kind)
+        call = step.call if step else self._calls()[intent.kind]
         try:
-            await self._calls()[intent.kind](intent)
+            result = await call(intent)
         except (StripeUnavailableError, NotYetError) as error:
             replayed = isinstance(error, StripeUnavailableError) and error.replayed
             await postpone(self._pool, intent, error=str(error)[:500], new_key=replayed)
             outcome = "postponed"
         except StripeRefusedError as error:
-            await end(self._pool, intent, state="refused", error=f"{error.code}: {error}"[:500])
+            await self._end(intent, step, None, error)
             outcome = "refused"
         else:
-            await end(self._pool, intent, state="done")
+            await self._end(intent, step, result, None)
             outcome = "done"
         self.made += 1
         OUTCOMES.labels(intent.kind, outcome).inc()
         log.info("call to Stripe", intent_id=intent.intent_id, kind=intent.kind, outcome=outcome, attempts=intent.attempts)
+
+    async def _end(self, intent: Intent, step: Step | None, result: Any, refusal: StripeRefusedError | None) -> None:
+        async with self._pool.acquire() as connection, connection.transaction():
+            await end(
+                connection,
+                intent,
+                state="refused" if refusal else "done",
+                error=f"{refusal.code}: {refusal}"[:500] if refusal else None,
+            )
+            if step is not None:
+                await step.after(connection, intent, result, refusal)
 
     def _calls(self) -> dict[str, Callable[[Intent], Awaitable[None]]]:
         gateway = self._gateway

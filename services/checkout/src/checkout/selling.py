@@ -7,7 +7,7 @@ import asyncpg
 
 from billing_common.catalogue import Product, UnknownProductError
 from billing_common.db import Connection
-from checkout import domain, store, store_catalogue
+from checkout import changing, domain, store, store_catalogue
 from checkout.contact import ContactDoor, UnknownAccountError
 from checkout.domain import RefusedError, Request
 from checkout.intents import intend
@@ -90,6 +90,7 @@ async def _prepare(
     subscription = known or domain.new_subscription(request, version, product, now)
     others = await store.others_of_product(connection, subscription)
     domain.refuse_second(known, others)
+    await changing.refuse_coming(connection, request.account_id, product.id)
     if known is None:
         await store.add_subscription(connection, subscription)
     for other in others:

@@ -29,6 +29,8 @@ class Segment:
     event_id: UUID
     free: bool
     meters: dict[str, MeterSums]
+    product_id: str | None
+    catalogue_version: int | None
 
     def settled(self, now: datetime) -> UsageSettled:
         return UsageSettled(
@@ -40,6 +42,8 @@ class Segment:
             segment_end=self.segment_end,
             reason=self.reason,
             totals=self.totals,
+            product_id=self.product_id,
+            catalogue_version=self.catalogue_version,
         )
 
 
@@ -99,10 +103,12 @@ async def put_window(connection: Connection, event: UsageCollected, due_at: date
 async def put_segment(connection: Connection, event: UsageSegmentClosed, received_at: datetime) -> None:
     """Keep a closed segment; a later statement about it replaces an earlier one until it is settled."""
     await connection.execute(
-        "insert into segment(subscription_id, account_id, segment_start, segment_end, reason, totals, event_id, closed_at, received_at) "
-        "values ($1, $2, $3, $4, $5, $6::jsonb, $7, $8, $9) on conflict (subscription_id, segment_start) do update set "
-        "segment_end = excluded.segment_end, reason = excluded.reason, totals = excluded.totals, event_id = excluded.event_id, "
-        "closed_at = excluded.closed_at, checked_at = null where segment.settled_at is null and segment.closed_at < excluded.closed_at",
+        "insert into segment(subscription_id, account_id, segment_start, segment_end, reason, totals, event_id, closed_at, received_at, "
+        "product_id, catalogue_version) values ($1, $2, $3, $4, $5, $6::jsonb, $7, $8, $9, $10, $11) "
+        "on conflict (subscription_id, segment_start) do update set segment_end = excluded.segment_end, reason = excluded.reason, "
+        "totals = excluded.totals, event_id = excluded.event_id, product_id = excluded.product_id, "
+        "catalogue_version = excluded.catalogue_version, closed_at = excluded.closed_at, checked_at = null "
+        "where segment.settled_at is null and segment.closed_at < excluded.closed_at",
         event.subscription_id,
         event.account_id,
         event.segment_start,
@@ -112,6 +118,8 @@ async def put_segment(connection: Connection, event: UsageSegmentClosed, receive
         event.event_id,
         event.occurred_at,
         received_at,
+        event.product_id,
+        event.catalogue_version,
     )
 
 
@@ -164,7 +172,8 @@ async def next_due(connection: Connection, now: datetime) -> datetime | None:
 async def open_segments(connection: Connection) -> list[Segment]:
     """Return unsettled segments, the longest unchecked first, locked against other replicas."""
     rows = await connection.fetch(
-        "select g.subscription_id, g.account_id, g.segment_start, g.segment_end, g.reason, g.totals, g.event_id, "
+        "select g.subscription_id, g.account_id, g.segment_start, g.segment_end, g.reason, g.totals, g.event_id, g.product_id, "
+        "g.catalogue_version, "
         "s.subscription_id is not null and s.stripe_customer_id is null and not exists (select 1 from usage_window w "
         "where w.subscription_id = g.subscription_id and w.segment_start = g.segment_start and w.billable is not false) as free, "
         "(select coalesce(jsonb_object_agg(meter_id, jsonb_build_array(total, covered, rejected)), '{}') from ("

@@ -96,5 +96,7 @@ def _closed(segment: Due, totals: dict[str, int], now: datetime) -> UsageSegment
             "segment_end": segment.ended_at,
             "reason": segment.reason,
             "totals": totals,
+            "product_id": segment.product_id,
+            "catalogue_version": segment.catalogue_version,
         }
     )
