@@ -14,7 +14,8 @@ from bench import machine
 from bench.usage_stage import CALLS_TOPIC, DUPLICATE_EVERY, UsageStage, usage_stage, write_calls
 from usage_collector.app import create_service
 from usage_collector.decoding import decode_calls
-from usage_collector.metering import Observation, Verdict
+from usage_collector.metering import Verdict
+from usage_collector.observing import Observation
 from usage_collector.store import event_columns
 
 CALLS = 300_000

@@ -37,6 +37,11 @@ def problems_of(document: Any) -> tuple[list[str], list[Problem]]:
     return text.splitlines(), refused.value.problems
 
 
+def meter(source: str = "ingest", quota: Any = None, **fields: Any) -> dict[str, Any]:
+    extra = {"quota": quota} if quota else {}
+    return of(plan(source=source, price=usage(meter="m"), **extra), meters={"m": {"name": "M"} | fields})
+
+
 LONG = "p" * 60
 # what is wrong -> the file, the JSON path, words of the message, words of what is allowed, a part of the line that is named
 KINDS: dict[str, tuple[dict[str, Any], str, str, str, str]] = {
@@ -127,6 +132,56 @@ KINDS: dict[str, tuple[dict[str, Any], str, str, str, str]] = {
         "below the included amount",
         "at least 100",
         '"calls": 50',
+    ),
+    "different values of nothing": (
+        meter(aggregation="unique"),
+        "$.meters.m",
+        'the aggregation "unique" needs "property": the one whose different values are counted',
+        "sid, method, template or status of the call",
+        '"m": {',
+    ),
+    "the highest of nothing": (
+        meter(aggregation="max"),
+        "$.meters.m",
+        'the aggregation "max" needs "property": the one whose highest value is taken',
+        "a whole number, or quantity",
+        '"m": {',
+    ),
+    "the highest of a text": (
+        meter(aggregation="max", property="template"),
+        "$.meters.m.property",
+        '"template" is not a number',
+        "whole number",
+        '"template"',
+    ),
+    "different quantities": (
+        meter(aggregation="unique", property="quantity"),
+        "$.meters.m.property",
+        "a quantity is no value",
+        "a property of the usage event",
+        '"quantity"',
+    ),
+    "a count of a property": (
+        meter(aggregation="count", property="tokens"),
+        "$.meters.m.property",
+        "looks at no property",
+        '"sum"',
+        '"tokens"',
+    ),
+    "a weighted count": (meter(aggregation="count", weight=3), "$.meters.m.weight", "looks at no weight", '"sum"', '"weight": 3'),
+    "a property that the stream has not": (
+        meter("stream", aggregation="unique", property="user"),
+        "$.products[0].source",
+        'needs the property "user", which API Management\'s stream does not carry',
+        '"ingest", or a meter of method',
+        '"source": "stream"',
+    ),
+    "a quota of 30 days on different values": (
+        meter(aggregation="unique", property="user", quota={"calls": 9, "meter": "m", "window": "30_days"}),
+        "$.products[0].quota.window",
+        "one number for each billing period",
+        "calendar_month with monthly calendar billing",
+        '"30_days"',
     ),
     "an operation of an API that the plan does not have": (
         of(plan(apis=["orders"], operations={"order": ["get"]})),

@@ -40,3 +40,15 @@ def test_the_first_partial_period_costs_its_part_of_the_fee() -> None:
 def test_a_period_that_stripe_places_otherwise_is_taken_from_stripe(end: datetime) -> None:
     moved = replace(NEW, period_end=end)
     assert period_of(BASIC, moved, START + timedelta(days=3)) == Period(START, end)
+
+
+def test_a_number_of_users_does_not_run_on_at_the_pace_so_far() -> None:
+    meters = {name: {"name": name, "property": "user", "aggregation": how} for name, how in (("users", "unique"), ("tokens", "sum"))}
+    price = {"usage": [{"meter": "users", "amount": "4"}, {"meter": "tokens", "amount": "1"}]}
+    product = {"id": "team", "name": "Team", "model": "Hybrid", "source": "ingest", "price": price}
+    catalogue = Catalogue.from_document({"version": 1, "meters": meters, "products": [product]})
+    used = Usage({"users": 3, "tokens": 10}, {}, None)
+    half = FIRST_OF_FEBRUARY + timedelta(days=14)
+    begun = replace(NEW, started_at=FIRST_OF_FEBRUARY, requested_at=FIRST_OF_FEBRUARY)
+    so_far = standing(catalogue, catalogue.products[0], begun, used, period=Period(FIRST_OF_FEBRUARY, MARCH), now=half)
+    assert (so_far.total_minor, so_far.forecast_minor) == (22_00, 32_00)

@@ -22,12 +22,12 @@ from billing_common.events import (
 from usage_collector import handlers
 from usage_collector.app import MIGRATIONS, SERVICE
 from usage_collector.collecting import Collector
-from usage_collector.metering import Observation
+from usage_collector.observing import Observation
 
 TABLES = (
     "catalogue_version, subscription, subscription_key, subscription_fact, segment, usage_event, usage_event_meter, held_event, "
     "refused_event, duplicate_count, usage_window, sender, report_bucket, report_progress, threshold_reached, ingest_refusal, correction, "
-    "inbox, outbox"
+    "meter_state, unique_value, max_record, inbox, outbox"
 )
 JANUARY = datetime(2027, 1, 1, tzinfo=UTC)
 FEBRUARY = datetime(2027, 2, 1, tzinfo=UTC)

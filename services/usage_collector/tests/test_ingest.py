@@ -20,7 +20,7 @@ from starlette.routing import Route
 
 from billing_common.events import derive_id
 from usage_collector import public_contract, sender_store
-from usage_collector.cloud_events import Incoming, Limits, check, parse
+from usage_collector.cloud_events import Incoming, Limits, check, digest, parse
 from usage_collector.decoding import decode_recorded
 from usage_collector.ingest import Ingest, post_events
 from usage_collector.refusals import Refusals, rejected
@@ -210,6 +210,22 @@ async def test_each_event_of_a_batch_gets_its_own_answer(door: Door, clock: Fixe
     assert [result["reason"] for result in results[1:]] == [reason for reason, kind in faults.items() for _ in kind]
     assert all(result["message"] for result in results[1:])
     assert [one["id"] for _, _, value in door.log.records for one in json.loads(value)] == ["good"]
+
+
+async def test_a_text_is_kept_only_where_a_meter_counts_it_and_only_as_a_digest(door: Door, publish: Publish) -> None:
+    users = {"name": "Users", "property": "user", "aggregation": "unique"}
+    product = {"id": "t", "name": "T", "model": "Metered", "source": "ingest", "price": {"usage": [{"meter": "users", "amount": "1"}]}}
+    await publish(catalogue_applied({"version": 1, "meters": {"users": users}, "products": [product]}, version=2))
+    texts = [{"user": "ada@example.com", "note": "x"}, {"user": "ada@example.com"}, {"user": 42}, {"user": ""}, {"user": "x" * 257}]
+    answer = await door.post([event(f"e{n}", data=data) for n, data in enumerate(texts)])
+    assert [result.get("reason") for result in answer.json()["results"]] == [None, None, None, "invalid_property", "invalid_property"]
+    sent = [one["data"] for _, _, value in door.log.records for one in json.loads(value)]
+    assert sent[0] == sent[1] == {"user": digest("user", "ada@example.com")}
+    assert sent[2] == {"user": 42}
+    assert "ada" not in json.dumps(sent)
+    seen, poison = decode_recorded([value for _, _, value in door.log.records])
+    assert [one.properties for one in seen] == sent
+    assert poison == []
 
 
 async def test_a_request_without_one_good_event_is_refused(door: Door) -> None:

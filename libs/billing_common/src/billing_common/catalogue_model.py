@@ -82,9 +82,23 @@ class Meter(Part):
     weight: int = Field(default=1, ge=1, le=1_000_000, description="what a call adds when no entry of weights matches")
     weights: tuple[Weight, ...] = Field(default=(), max_length=100, description="the first that matches decides")
     property_name: str | None = Field(
-        default=None, alias="property", description="numeric property of the usage event to add (tokens, responseBytes) instead of a weight"
+        default=None,
+        alias="property",
+        max_length=64,
+        description="property of the usage event: the number to add (tokens, responseBytes) instead of a weight; the number whose "
+        "highest is taken (max; quantity is the event's own); the value whose different ones are counted (unique; sid, method, "
+        "template and status are the call's own)",
     )
-    aggregation: Literal["sum", "count", "unique", "max"] = Field(default="sum", description="how a period's usage becomes one number")
+    aggregation: Literal["sum", "count", "unique", "max"] = Field(
+        default="sum",
+        description="how a period's usage becomes one number: sum of weights or of the property; count of calls, whatever their weight; "
+        "unique: how many different values the property had; max: its highest value",
+    )
+
+    @property
+    def has_state(self) -> bool:
+        """Whether what an event adds depends on the events before it in the period."""
+        return self.aggregation in {"unique", "max"}
 
     def counts_call(self, *, method: str, template: str | None, status: int) -> bool:
         """Tell whether a call counts for this meter."""
@@ -95,10 +109,8 @@ class Meter(Part):
             and any(code == wanted or (wanted.endswith("xx") and code[0] == wanted[0]) for wanted in self.counts.statuses)
         )
 
-    def quantity_of(self, *, method: str | None, template: str | None, properties: dict[str, Any] | None = None) -> int:
-        """Return what one counted call adds: its property where the meter names one, its weight otherwise."""
-        if self.property_name is not None:
-            return int((properties or {}).get(self.property_name, 0))
+    def weight_of(self, *, method: str | None, template: str | None) -> int:
+        """Return what one counted call adds where the meter names no property."""
         for entry in self.weights:
             if entry.method in (None, method) and entry.template in (None, template):
                 return entry.weight

@@ -9,6 +9,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from billing_common.catalogue_gates import check_gates
+from billing_common.catalogue_meters import check_meter, check_quota, check_use
 from billing_common.catalogue_model import METER_ID_PATTERN, Price, Product, UsagePrice, meter_event_name
 from billing_common.catalogue_notation import EXAMPLE
 from billing_common.catalogue_problems import Problems, did_you_mean
@@ -39,7 +40,8 @@ SHAPES: dict[str, tuple[frozenset[str], frozenset[str]]] = {
 def check(catalogue: Catalogue, products: Mapping[int, Product], problems: Problems, *, mentioned: Collection[str] = frozenset()) -> None:
     """Note everything in `problems` that keeps the catalogue from being sold. `products` by their place in the file."""
     _check_currency(catalogue.currency, ("currency",), problems)
-    for meter_id in catalogue.meters:
+    for meter_id, meter in catalogue.meters.items():
+        check_meter(meter, ("meters", meter_id), problems)
         if not re.match(METER_ID_PATTERN, meter_id):
             problems.add(("meters", meter_id), f'the meter id "{meter_id[:40]}" is not allowed', f"text that matches {METER_ID_PATTERN}")
     repeated = [product_id for product_id, count in Counter(product.id.lower() for product in products.values()).items() if count > 1]
@@ -63,6 +65,7 @@ def _check_product(catalogue: Catalogue, product: Product, path: Path, problems:
     check_gates(product, path, problems)
     if product.quota:
         _check_meter(catalogue, product, product.quota.meter, (*path, "quota", "meter"), problems)
+        check_quota(catalogue.meters.get(product.quota.meter), product, (*path, "quota"), problems)
     for at, code, price in _prices(catalogue, product, path):
         for place, meter_id in _meters(price, at):
             _check_meter(catalogue, product, meter_id, place, problems)
@@ -98,6 +101,7 @@ def _check_meter(catalogue: Catalogue, product: Product, meter_id: str, path: Pa
         hint = did_you_mean(meter_id, catalogue.meters)
         problems.add(path, f'the product "{product.id}" uses the unknown meter "{meter_id[:40]}".{hint}', known)
         return
+    check_use(meter, product, meter_id, path, problems)
     if product.source == "reports" and (meter.counts.statuses != ("2xx",) or meter.weights or meter.weight != 1 or meter.property_name):
         allowed = 'the sources "stream" and "ingest"'
         problems.add((*path[:2], "source"), "APIM's reports know only successful calls: this meter has filters or weights", allowed)

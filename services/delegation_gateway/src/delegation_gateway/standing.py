@@ -88,7 +88,10 @@ def _forecast(
     elapsed, whole = now - begun, period.end - begun
     if not product.priced_meters() or elapsed < FORECAST_AFTER or whole <= elapsed:
         return None
-    stretched = {meter: int(used * (whole / elapsed)) for meter, used in counted.items()}
+    stretched = {
+        meter: used if catalogue.meters[meter].has_state else int(used * (whole / elapsed))  # a height or a number of users does not run on
+        for meter, used in counted.items()
+    }
     if product.quota is not None and product.quota.beyond == "stop" and product.quota.meter in stretched:
         stretched[product.quota.meter] = min(stretched[product.quota.meter], product.quota.calls)
     return rating.rate(catalogue, product, period=period, usage=stretched, facts=facts).total_minor

@@ -1,5 +1,6 @@
 """CloudEvents over HTTP: structured, batched and binary bodies become events, and each event is checked. No I/O."""
 
+import hashlib
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,13 +9,14 @@ from typing import Any
 
 import msgspec
 
-from usage_collector.decoding import Instant, in_utc
+from usage_collector.decoding import DIGEST_LENGTH, Instant, in_utc
 from usage_collector.senders import Sender
 
 SINGLE, BATCH = "application/cloudevents+json", "application/cloudevents-batch+json"
 TYPE = "turnpike.usage"
 PROPERTIES_MAX = 32
 PROPERTY_MAX = 10**12
+TEXT_MAX = 256
 ESCAPED_NUL = b"\\u0000"
 NAMES = {"specversion", "id", "source", "type", "subject", "time"}
 
@@ -56,6 +58,7 @@ class Limits:
     newest: datetime
     quantity_max: int
     meters: frozenset[str]
+    values: frozenset[str] = frozenset()  # properties whose different values some meter counts: these may be texts
 
 
 class _Named(msgspec.Struct):
@@ -169,10 +172,10 @@ def _check_data(event: Incoming, limits: Limits) -> tuple[str, str] | None:
         return "too_many_properties", f"data takes at most {PROPERTIES_MAX} members"
     if given.keys() <= {"quantity", "meter"}:
         return None
-    return _check_call(event, given)
+    return _check_call(event, given, limits)
 
 
-def _check_call(event: Incoming, given: dict[str, Any]) -> tuple[str, str] | None:
+def _check_call(event: Incoming, given: dict[str, Any], limits: Limits) -> tuple[str, str] | None:
     status = given.get("status", 200)
     if type(status) is not int or not 100 <= status <= 599:
         return "invalid_status", "data.status must be an HTTP status"
@@ -186,8 +189,17 @@ def _check_call(event: Incoming, given: dict[str, Any]) -> tuple[str, str] | Non
             if not 0 <= value <= PROPERTY_MAX:
                 return "invalid_property", f"whole numbers in data must lie between 0 and {PROPERTY_MAX}"
             kept[name] = value
+        elif name in limits.values and type(value) is str:
+            if not 0 < len(value) <= TEXT_MAX:
+                return "invalid_property", f"data.{name} must be a text of 1 to {TEXT_MAX} characters"
+            kept[name] = digest(name, value)
     event.data = kept
     return None
+
+
+def digest(name: str, value: str) -> str:
+    """Return what stands for a text from here on: nobody needs the text itself, only whether it is the same."""
+    return hashlib.sha256(f"{name}\x1f{value}".encode()).hexdigest()[:DIGEST_LENGTH]
 
 
 def normalise(event: Incoming) -> Incoming:

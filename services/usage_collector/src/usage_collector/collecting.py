@@ -8,9 +8,10 @@ import asyncpg
 import structlog
 
 from billing_common.db import Connection
-from usage_collector import correction_store, metrics, store, subscription_store
+from usage_collector import correction_store, held_store, metrics, store, subscription_store
 from usage_collector.directory import Directory
-from usage_collector.metering import Observation, judge
+from usage_collector.metering import judge
+from usage_collector.observing import Observation
 
 log = structlog.get_logger(__name__)
 SETTLE_SUBSCRIPTIONS = 50
@@ -121,9 +122,9 @@ class Collector:
 
     async def _settle_page_by_page(self, connection: Connection, sids: list[str]) -> int:
         holders = await self.directory.find(connection, sids)
-        after, done = store.HeldPlace(), 0
-        while page := await store.held_page(connection, sids, after, SETTLE_PAGE):
+        after, done = held_store.HeldPlace(), 0
+        while page := await held_store.held_page(connection, sids, after, SETTLE_PAGE):
             judged = [(one, judge(one, holders.get(one.sid), self.directory.rules)) for one in page]
-            done += await store.settle(connection, judged)
-            after = store.HeldPlace(page[-1].sid, page[-1].day, page[-1].id)
+            done += await held_store.settle(connection, judged)
+            after = held_store.HeldPlace(page[-1].sid, page[-1].day, page[-1].id)
         return done

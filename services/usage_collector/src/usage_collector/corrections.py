@@ -13,7 +13,8 @@ from billing_common.outbox import announce
 from usage_collector import correction_store, metrics, store, window_store
 from usage_collector.collecting import Collector
 from usage_collector.correction_store import Correction, Found, Place
-from usage_collector.metering import Observation, Verdict
+from usage_collector.metering import Verdict
+from usage_collector.observing import Observation
 
 log = structlog.get_logger(__name__)
 SOURCE = "turnpike/corrections"
@@ -117,6 +118,7 @@ async def delete(collector: Collector, wanted: Deletion, *, now: datetime, dry_r
         place = await correction_store.place(connection, _countable(wanted, found).segment_id)
         assert found is not None
         assert place is not None  # a counted event stands in a segment
+        await _refuse_state(collector, connection, place, found)
         correction = Correction(
             correction_id=wanted.id, kind="deletion", subscription_id=wanted.subscription_id, segment_id=place.segment_id, at=found.at,
             amounts={meter: -amount for meter, amount in found.amounts.items()}, after_close=place.closed, source=wanted.source,
@@ -169,6 +171,14 @@ def _countable(wanted: Deletion, found: Found | None) -> Found:
         why = f" ({found.reason})" if found.reason else ""
         raise CorrectionRefusedError(f"this event counts nothing: it is {found.outcome}{why}, so there is nothing to delete", status=409)
     return found
+
+
+async def _refuse_state(collector: Collector, connection: Connection, place: Place, found: Found) -> None:
+    """An event of a meter with one number for the period stands for others too: without it, another may carry its value."""
+    rules = await collector.directory.rules_of(connection, place.plan)
+    if with_state := sorted(found.amounts.keys() & (rules.with_state if rules else {}).keys()):
+        text = f"this event counts for {', '.join(with_state)}, where other events may say the same"
+        raise CorrectionRefusedError(f"{text}: take the difference away instead (`turnpike usage adjust`)", status=409)
 
 
 async def _weigh(connection: Connection, correction: Correction, place: Place, *, reported: bool, now: datetime, dry_run: bool) -> Made:

@@ -10,7 +10,7 @@ import msgspec
 from asyncpg.pgproto import pgproto
 
 from billing_common.events import NAMESPACE, InvalidEventError
-from usage_collector.metering import Observation
+from usage_collector.observing import Observation
 
 T = TypeVar("T")
 Id = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
@@ -19,6 +19,7 @@ Count = Annotated[int, msgspec.Meta(ge=0, le=10**12)]
 Instant = Annotated[datetime, msgspec.Meta(tz=True)]
 
 CALL_SOURCE = "apim"
+DIGEST_LENGTH = 32  # of a text's digest, in hexadecimal digits
 NUL = "\x00"  # Postgres takes no such text
 
 
@@ -47,7 +48,7 @@ class Recorded(msgspec.Struct, gc=False):
 
 
 class Usage(msgspec.Struct, gc=False):
-    """What `data` of a usage event may say; further whole numbers are properties."""
+    """What `data` of a usage event may say; further whole numbers, and digests of texts, are properties."""
 
     quantity: Count = 1
     meter: Annotated[str, msgspec.Meta(max_length=64)] | None = None
@@ -113,7 +114,7 @@ def observe_call(call: Call) -> Observation:
     day = at.date()
     if NUL in f"{call.id}{call.sid}{call.method}{call.template}":
         raise InvalidEventError("a text holds the character NUL")
-    sizes: dict[str, int] = {}
+    sizes: dict[str, int | str] = {}
     if call.request_bytes:
         sizes["requestBytes"] = call.request_bytes
     if call.response_bytes:
@@ -159,14 +160,18 @@ def observe_recorded(event: Recorded) -> Observation:
     )
 
 
-def read_usage(data: dict[str, Any]) -> tuple[Usage, dict[str, int]]:
-    """Return what `data` says and its whole-number properties. Raises InvalidEventError with the field and what it must be."""
+def read_usage(data: dict[str, Any]) -> tuple[Usage, dict[str, int | str]]:
+    """Return what `data` says and its properties. Raises InvalidEventError with the field and what it must be."""
     try:
         usage = msgspec.convert({name: value for name, value in data.items() if name in NAMED}, Usage)
     except msgspec.ValidationError as error:
         raise InvalidEventError(f"data: {error}"[:300]) from None
-    properties = {name: value for name, value in data.items() if name not in NAMED and type(value) is int and 0 <= value <= 10**12}
+    properties = {name: value for name, value in data.items() if name not in NAMED and _is_property(value)}
     return usage, properties
+
+
+def _is_property(value: object) -> bool:
+    return (type(value) is int and 0 <= value <= 10**12) or (type(value) is str and len(value) == DIGEST_LENGTH and value.isalnum())
 
 
 def identity(source: str, external_id: str, day: date) -> UUID:

@@ -23,7 +23,7 @@ from billing_common.events import (
 )
 from billing_common.inbox import claim
 from billing_common.messaging import consume
-from usage_collector import domain, publishing, report_store, store, subscription_store
+from usage_collector import domain, held_store, publishing, report_store, store, subscription_store
 
 SERVICE = "usage_collector"
 router = KafkaRouter()
@@ -105,7 +105,7 @@ async def revise(connection: Connection, subscription_id: str, account_id: str, 
     stored = await subscription_store.segments_of(connection, subscription_id)
     revision = domain.revise(stored, domain.plan_segments(facts, cut_at))
     for recount in revision.recount:
-        await store.hold_again(connection, recount.segment_id, recount.since)
+        await held_store.hold_again(connection, recount.segment_id, recount.since)
     if revision.remove:
         await publishing.publish_windows(connection, revision.remove, now=clock.now())
     await subscription_store.revise_segments(connection, subscription_id, account_id, revision)

@@ -73,7 +73,8 @@ class Ingest:
         settings, now = self._settings, self._clock.now()
         body = await read_body(request, settings.ingest_body_max_bytes)
         events = parse(request.headers.get("content-type", ""), request.headers, body, events_max=settings.ingest_events_max)
-        limits = Limits(now - settings.event_age_max, now + settings.event_ahead_max, settings.quantity_max, self._senders.meters)
+        oldest, newest = now - settings.event_age_max, now + settings.event_ahead_max
+        limits = Limits(oldest, newest, settings.quantity_max, self._senders.meters, self._senders.values)
         good, results = _check_all(events, sender, limits)
         if len(good) < len(results):
             for event, result in zip(events, results, strict=True):

@@ -1,16 +1,17 @@
 """What an event counts: the meters of its plan applied to one observation. Pure functions; the cache only saves time."""
 
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import datetime
 from typing import Literal
 from uuid import UUID
 
 import msgspec
 
 from billing_common.catalogue import Meter, Product
+from usage_collector import readings
 from usage_collector.limits import limits_of
+from usage_collector.observing import Observation
 
-Origin = Literal["stream", "ingest", "reports", "correction"]  # a correction was made by a person
 Outcome = Literal["counted", "filtered", "rejected", "held"]
 Amounts = tuple[tuple[str, int], ...]  # (meter id, what is added)
 
@@ -19,22 +20,12 @@ BLOCKED = frozenset({401, 403, 429})
 REMEMBERED_MAX = 10_000
 
 
-class Observation(msgspec.Struct, frozen=True, gc=False):  # a struct: made for every event, in a quarter of a dataclass's time
-    """One event as a source sent it. `id` is derived from source, external id and UTC day."""
+class Mark(msgspec.Struct, frozen=True, gc=False):
+    """What an event says for a meter whose period has one number: a value that may be new (UUID), or a height."""
 
-    id: UUID
-    day: date
-    at: datetime
-    origin: Origin
-    source: str
-    external_id: str
-    sid: str
-    quantity: int = 1
-    status: int | None = None
-    method: str | None = None
-    template: str | None = None
-    stated_meter: str | None = None
-    properties: dict[str, int] | None = None
+    meter_id: str
+    period_start: datetime
+    value: UUID | int
 
 
 class Verdict(msgspec.Struct, frozen=True, gc=False):
@@ -44,6 +35,7 @@ class Verdict(msgspec.Struct, frozen=True, gc=False):
     reason: str | None = None
     segment_id: int | None = None
     amounts: Amounts = ()
+    marks: tuple[Mark, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +65,13 @@ class Rules:
         self.source = product.source
         self.limits = limits_of(product)
         self.meters = {meter_id: meters[meter_id] for meter_id in product.meter_ids() if meter_id in meters}
+        self.with_state = {meter_id: meter for meter_id, meter in self.meters.items() if meter.has_state}
+        self._by_month = product.is_free  # its segments have no end: a period is a calendar month
         self._fixed = all(meter.property_name is None for meter in self.meters.values())
         self._remembered: dict[tuple[str, str | None, str | None, int | None, str | None], tuple[Outcome, str | None, Amounts]] = {}
 
     def judge(self, seen: Observation) -> tuple[Outcome, str | None, Amounts]:
-        """Return outcome, reason and what the event adds to which meter."""
+        """Return outcome, reason and what the event adds to which meter; a meter with state is named with 0 (see `marks`)."""
         if not self._fixed:
             return self._judge_once(seen)
         shape = (seen.origin, seen.method, seen.template, seen.status, seen.stated_meter)
@@ -90,6 +84,19 @@ class Rules:
             known = self._remembered[shape] = self._judge_once(seen)
         return known
 
+    def marks(self, seen: Observation, segment_start: datetime, amounts: Amounts) -> tuple[Mark, ...]:
+        """Return what a counted event says for the meters with state. A person's correction states no value: it is an amount."""
+        if seen.origin == "correction":
+            return ()
+        period_start = segment_start
+        if self._by_month:
+            period_start = max(segment_start, seen.at.replace(day=1, hour=0, minute=0, second=0, microsecond=0))
+        marks = []
+        for meter_id, _ in amounts:
+            if (meter := self.with_state.get(meter_id)) is not None and (value := readings.stated(meter, seen)) is not None:
+                marks.append(Mark(meter_id, period_start, value))
+        return tuple(marks)
+
     def _judge_once(self, seen: Observation) -> tuple[Outcome, str | None, Amounts]:
         if seen.origin not in {self.source, "correction"}:
             return "filtered", "other_source", ()
@@ -98,28 +105,14 @@ class Rules:
         if seen.origin == "correction":
             return "counted", None, ((seen.stated_meter or "", seen.quantity),)  # a person's word: neither filters nor weights apply
         meters = self.meters if seen.stated_meter is None else {seen.stated_meter: self.meters[seen.stated_meter]}
-        if any(meter.aggregation in {"unique", "max"} for meter in meters.values()):
-            return "held", "aggregation_not_supported", ()
-        amounts = tuple((meter_id, _amount(meter, seen)) for meter_id, meter in meters.items() if _counts(meter, seen))
+        counting = {meter_id: meter for meter_id, meter in meters.items() if readings.counts(meter, seen)}
+        readable = {name: meter for name, meter in counting.items() if not meter.has_state or readings.stated(meter, seen) is not None}
+        if counting and not readable:
+            return ("rejected", "missing_property", ()) if seen.stated_meter is not None else ("filtered", "no_property", ())
+        amounts = tuple((meter_id, readings.added(meter, seen)) for meter_id, meter in readable.items())
         if any(amount > COUNTED_MAX for _, amount in amounts):
             return "rejected", "quantity_too_large", ()
         return ("counted", None, amounts) if amounts else ("filtered", _why_not(seen), ())
-
-
-def _counts(meter: Meter, seen: Observation) -> bool:
-    if seen.status is None:
-        return seen.origin != "stream"  # a call without a status was not answered; other sources may send plain quantities
-    return meter.counts_call(method=seen.method or "", template=seen.template, status=seen.status)
-
-
-def _amount(meter: Meter, seen: Observation) -> int:
-    if meter.aggregation == "count":
-        return seen.quantity
-    if meter.property_name is not None and meter.property_name in (seen.properties or {}):
-        return (seen.properties or {})[meter.property_name]
-    if seen.status is None and seen.origin == "ingest":
-        return seen.quantity  # in the meter's own unit already
-    return seen.quantity * meter.quantity_of(method=seen.method, template=seen.template, properties=dict(seen.properties or {}))
 
 
 def _why_not(seen: Observation) -> str:
@@ -157,4 +150,5 @@ def judge(seen: Observation, holder: Holder | None, rules: dict[tuple[str, int],
     if known is None:
         return Verdict("held", "unknown_catalogue")
     outcome, reason, amounts = known.judge(seen)
-    return Verdict(outcome, reason, stretch.id if outcome != "held" else None, amounts)
+    marks = known.marks(seen, stretch.started_at, amounts) if known.with_state and amounts else ()
+    return Verdict(outcome, reason, stretch.id, amounts, marks)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from usage_collector.cloud_events import BATCH, PROPERTIES_MAX, PROPERTY_MAX, SINGLE, TYPE
+from usage_collector.cloud_events import BATCH, PROPERTIES_MAX, PROPERTY_MAX, SINGLE, TEXT_MAX, TYPE
 
 Schema = dict[str, Any]
 PATH = "/v1/events"
@@ -21,7 +21,7 @@ REASONS = {
     "invalid_status": "data.status is no HTTP status",
     "invalid_method": "data.method is no text of at most 32 characters",
     "invalid_template": "data.template is no text of at most 512 characters",
-    "invalid_property": f"a whole number in data is below 0 or above {PROPERTY_MAX}",
+    "invalid_property": f"a whole number in data is below 0 or above {PROPERTY_MAX}, or a text has not 1 to {TEXT_MAX} characters",
 }
 PROBLEMS = {
     400: "malformed_json, invalid_event (the only one of a request), bad_gzip, bad_text, empty_batch, disconnected",
@@ -130,7 +130,8 @@ def _usage() -> Schema:
     return {
         "type": "object",
         "maxProperties": PROPERTIES_MAX,
-        "description": "Further whole numbers are properties that a meter may add (tokens, responseBytes); anything else is dropped.",
+        "description": "Further whole numbers are properties that a meter may read (tokens, responseBytes). A text is kept, "
+        "as a digest, only where a meter counts the different values of that property; anything else is dropped.",
         "properties": {
             "quantity": {"type": "integer", "minimum": 0, "default": 1, "description": "in the meter's unit; without a meter: calls"},
             "meter": {"type": "string", "description": "a meter of the catalogue; absent: all of the plan's meters"},

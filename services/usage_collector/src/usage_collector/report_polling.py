@@ -12,7 +12,7 @@ from billing_common.clock import BusinessClock
 from billing_common.events import derive_id
 from usage_collector import metrics, report_store, subscription_store
 from usage_collector.collecting import Collector
-from usage_collector.metering import Observation
+from usage_collector.observing import Observation
 from usage_collector.subscription_store import Due
 
 log = structlog.get_logger(__name__)

@@ -52,6 +52,7 @@ class Senders:
         self._read_at = float("-inf")
         self._reading = asyncio.Lock()
         self.meters: frozenset[str] = frozenset()
+        self.values: frozenset[str] = frozenset()  # properties whose different values some meter counts
 
     async def find(self, authorization: str) -> Sender | None:
         """Return who holds the key of an Authorization header."""
@@ -82,5 +83,5 @@ class Senders:
             )
             for row in rows
         }
-        self.meters = await subscription_store.known_meters(self._pool)
+        self.meters, self.values = await subscription_store.known_meters(self._pool)
         self._read_at = time.monotonic()

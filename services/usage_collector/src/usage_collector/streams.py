@@ -13,7 +13,7 @@ from billing_common.events import USAGE_RECORDED_TOPIC, InvalidEventError
 from billing_common.messaging import SESSION_TIMEOUT_MS, safe_headers
 from usage_collector.collecting import Collector
 from usage_collector.decoding import decode_calls, decode_recorded
-from usage_collector.metering import Observation
+from usage_collector.observing import Observation
 
 SERVICE = "usage_collector"
 SUBSCRIBERS = 2  # one waits for Postgres half of the time: two in a process overlap, four are no faster

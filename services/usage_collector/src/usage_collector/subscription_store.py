@@ -254,7 +254,10 @@ async def count_unsettled(connection: Reader) -> int:
     return int(await connection.fetchval("select count(*) from subscription where unsettled"))
 
 
-async def known_meters(connection: Reader) -> frozenset[str]:
-    """Return the meter ids of all kept catalogue versions."""
-    rows = await connection.fetch("select distinct jsonb_object_keys(document::jsonb -> 'meters') as meter_id from catalogue_version")
-    return frozenset(row["meter_id"] for row in rows)
+async def known_meters(connection: Reader) -> tuple[frozenset[str], frozenset[str]]:
+    """Return the meter ids of all kept catalogue versions, and the properties whose different values some of them count."""
+    rows = await connection.fetch(
+        "select distinct m.key as meter_id, case when m.value ->> 'aggregation' = 'unique' then m.value ->> 'property' end as counted "
+        "from catalogue_version, jsonb_each(document::jsonb -> 'meters') m"
+    )
+    return frozenset(row["meter_id"] for row in rows), frozenset(row["counted"] for row in rows if row["counted"])

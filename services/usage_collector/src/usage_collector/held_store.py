@@ -1,0 +1,134 @@
+"""Held events: reading them, moving them to what they have become, and taking counted ones back to be judged again."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from uuid import UUID
+
+import asyncpg
+import msgspec
+
+from billing_common.db import Connection
+from billing_common.events import NIL
+from usage_collector import mark_store
+from usage_collector.observing import Observation
+from usage_collector.store import ADD_TO_WINDOWS, Judged, further_meters
+
+
+@dataclass(frozen=True, slots=True)
+class HeldPlace:
+    """Where the next page of held events begins."""
+
+    sid: str = ""
+    day: date = date.min
+    id: UUID = NIL
+
+
+async def held_page(connection: Connection, sids: Sequence[str], after: HeldPlace, limit: int) -> list[Observation]:
+    """Return the next held events of some sids."""
+    rows = await connection.fetch(
+        "select e.* from (select sid, day, id from held_event where sid = any($1::text[]) and (sid, day, id) > ($2, $3, $4) "
+        "order by sid, day, id limit $5) h join usage_event e on e.day = h.day and e.id = h.id order by h.sid, h.day, h.id",
+        list(sids),
+        after.sid,
+        after.day,
+        after.id,
+        limit,
+    )
+    return [_observation(row) for row in rows]
+
+
+def _observation(row: asyncpg.Record) -> Observation:
+    return Observation(
+        id=row["id"],
+        day=row["day"],
+        at=row["at"],
+        origin=row["origin"],
+        source=row["source"],
+        external_id=row["external_id"],
+        sid=row["sid"],
+        quantity=row["quantity"],
+        status=row["status"],
+        method=row["method"],
+        template=row["template"],
+        stated_meter=row["stated_meter"],
+        properties=msgspec.json.decode(row["properties"]) if row["properties"] else None,
+    )
+
+
+SETTLE = f"""
+with verdict as materialized (
+    select * from unnest($1::date[], $2::uuid[], $3::bigint[], $4::bigint[], $5::text[], $6::text[], $7::text[])
+        as v(day, id, segment_id, counted, outcome, meter_id, reason)
+), new as (
+    update usage_event e set segment_id = v.segment_id, counted = v.counted, outcome = v.outcome::usage_outcome,
+        meter_id = v.meter_id, reason = v.reason
+    from verdict v where e.day = v.day and e.id = v.id and e.outcome = 'held'
+    returning e.day, e.id, e.at, e.segment_id, e.meter_id, e.counted, e.outcome, e.origin, e.sid
+), more as (
+    insert into usage_event_meter (day, id, meter_id, counted)
+    select m.day, m.id, m.meter_id, m.counted
+    from unnest($8::date[], $9::uuid[], $10::text[], $11::bigint[]) as m(day, id, meter_id, counted)
+    join new on new.id = m.id and new.day = m.day
+    returning day, id, meter_id, counted
+), gone as (
+    delete from held_event h using new n where n.outcome <> 'held' and h.sid = n.sid and h.day = n.day and h.id = n.id
+), added as ({ADD_TO_WINDOWS})
+select n.id from new n where n.outcome <> 'held'
+"""  # noqa: S608 - constants only
+
+
+async def settle(connection: Connection, judged: Sequence[Judged]) -> int:
+    """Move held events to what they have become; returns how many are held no longer."""
+    columns = [
+        [o.day for o, _ in judged],
+        [o.id for o, _ in judged],
+        [v.segment_id for _, v in judged],
+        [v.amounts[0][1] if v.amounts else 0 for _, v in judged],
+        [v.outcome for _, v in judged],
+        [v.amounts[0][0] if v.amounts else None for _, v in judged],
+        [v.reason for _, v in judged],
+    ]
+    marked = [(one, verdict) for one, verdict in judged if verdict.marks]
+    if marked:
+        await mark_store.lock(connection, marked)
+    settled = {row["id"] for row in await connection.fetch(SETTLE, *columns, *further_meters(judged))}
+    if marked:
+        await mark_store.grow(connection, [(one, verdict) for one, verdict in marked if one.id in settled])
+    return len(settled)
+
+
+async def hold_again(connection: Connection, segment_id: int, since: datetime) -> int:
+    """Take a segment's events from an instant on out of their windows and hold them, to be judged again. Returns how many."""
+    rows = await connection.fetch(
+        "update usage_event e set outcome = 'held', reason = 'judged_again', segment_id = null, counted = 0, meter_id = null "
+        "from usage_event was where was.day = e.day and was.id = e.id and e.segment_id = $1 and e.at >= $2 and e.day >= $3 "
+        "and e.outcome <> 'held' returning e.day, e.id, e.sid, e.at, was.outcome = 'counted' as was_counted, was.meter_id, was.counted",
+        segment_id,
+        since,
+        since.date(),
+    )
+    if not rows:
+        return 0
+    await mark_store.forget_from(connection, segment_id, since)
+    days, ids = [row["day"] for row in rows], [row["id"] for row in rows]
+    await connection.execute(
+        "insert into held_event select * from unnest($1::text[], $2::date[], $3::uuid[])", [r["sid"] for r in rows], days, ids
+    )
+    counted = [row for row in rows if row["was_counted"]]
+    await connection.execute(
+        "with gone as (delete from usage_event_meter m using unnest($1::date[], $2::uuid[], $3::timestamptz[]) as i(day, id, at) "
+        "where m.day = i.day and m.id = i.id returning i.at, m.meter_id, m.counted), "
+        "less as (select date_trunc('hour', at, 'UTC') as hour, meter_id, sum(counted) as quantity, count(*) as events from "
+        "(select * from gone union all select * from unnest($4::timestamptz[], $5::text[], $6::bigint[])) as x(at, meter_id, counted) "
+        "group by 1, 2) update usage_window w set quantity = w.quantity - l.quantity, events = w.events - l.events, "
+        "revision = w.revision + 1, dirty = true from less l where w.segment_id = $7 and w.hour = l.hour and w.meter_id = l.meter_id",
+        days,
+        ids,
+        [row["at"] for row in rows],
+        [row["at"] for row in counted],
+        [row["meter_id"] for row in counted],
+        [row["counted"] for row in counted],
+        segment_id,
+    )
+    return len(rows)
