@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import psutil
@@ -14,33 +15,13 @@ from bench import machine
 from bench.usage_stage import CALLS_TOPIC, DUPLICATE_EVERY, UsageStage, usage_stage, write_calls
 from usage_collector.app import create_service
 from usage_collector.decoding import decode_calls
+from usage_collector.event_store import COLUMNS, event_rows
 from usage_collector.metering import Verdict
 from usage_collector.observing import Observation
-from usage_collector.store import event_columns
 
 CALLS = 300_000
 BATCH = 5000
 WARM_SHARE = 0.1  # of the calls are read before the clock starts: joins and caches are not the question
-COLUMNS = [
-    "day",
-    "id",
-    "at",
-    "segment_id",
-    "counted",
-    "quantity",
-    "status",
-    "outcome",
-    "origin",
-    "source",
-    "external_id",
-    "sid",
-    "method",
-    "template",
-    "stated_meter",
-    "meter_id",
-    "reason",
-    "properties",
-]
 
 
 def measure(runs: int | None) -> dict[str, Any]:
@@ -96,8 +77,8 @@ async def _limit(stage: UsageStage, calls: int) -> float:
             await connection.execute("drop table copied")
 
 
-def _rows(seen: list[Observation], verdict: Verdict) -> list[tuple[Any, ...]]:
-    return list(zip(*event_columns([(one, verdict) for one in seen]), strict=True))
+def _rows(seen: list[Observation], verdict: Verdict) -> Iterator[tuple[object, ...]]:
+    return event_rows([(one, verdict) for one in seen])
 
 
 async def _collect(stage: UsageStage, calls: int) -> tuple[float, int]:

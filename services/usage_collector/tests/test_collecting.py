@@ -48,6 +48,22 @@ async def test_the_same_event_in_32_batches_at_once_is_counted_once(pool: asyncp
     assert await windows(pool) == {("sub-1", "calls", START, HOUR): (33, 33)}
 
 
+async def test_a_batch_that_meets_the_same_event_in_an_open_transaction_is_written_once_that_ends(
+    pool: asyncpg.Pool, ready: None, collector: Collector, clock: FixedClock
+) -> None:
+    other = make_collector(pool)
+    await other.ensure_partitions({START.date()})
+    async with pool.acquire() as connection, connection.transaction():
+        await other.add(connection, [call("a", START)])
+        meeting = asyncio.create_task(collect(collector, clock, [call("a", START), call("b", START), call("b", START)]))
+        while not await pool.fetchval("select count(*) from pg_locks where not granted and locktype = 'transactionid'"):
+            assert not meeting.done(), "it waits for the other transaction"
+            await asyncio.sleep(0.01)
+    await meeting
+    assert await windows(pool) == {("sub-1", "calls", START, HOUR): (2, 2)}
+    assert await pool.fetchval("select sum(events) from duplicate_count") == 2
+
+
 async def test_each_event_ends_in_one_outcome_with_its_reason(
     pool: asyncpg.Pool, ready: None, collector: Collector, clock: FixedClock
 ) -> None:

@@ -3,12 +3,13 @@
 import time
 from collections.abc import Sequence
 from datetime import date, datetime, timedelta
+from uuid import UUID
 
 import asyncpg
 import structlog
 
 from billing_common.db import Connection
-from usage_collector import correction_store, held_store, metrics, store, subscription_store
+from usage_collector import correction_store, event_store, held_store, metrics, store, subscription_store
 from usage_collector.directory import Directory
 from usage_collector.metering import judge
 from usage_collector.observing import Observation
@@ -16,6 +17,7 @@ from usage_collector.observing import Observation
 log = structlog.get_logger(__name__)
 SETTLE_SUBSCRIPTIONS = 50
 SETTLE_PAGE = 2000
+COLLISIONS = (asyncpg.UniqueViolationError, asyncpg.DeadlockDetectedError)  # somebody else added one of the same events just now
 
 
 class Collector:
@@ -36,33 +38,48 @@ class Collector:
 
     async def _collect_batch(self, seen: Sequence[Observation], now: datetime) -> None:
         oldest, newest = now - self._age_max, now + self._ahead_max
-        first: dict[tuple[object, object], Observation] = {}
+        first: dict[UUID, Observation] = {}  # an id tells its day as well
         repeated, refused = [], []
         for one in seen:
             if not oldest <= one.at <= newest:
                 refused.append((one, "too_old" if one.at < oldest else "in_the_future"))
-            elif first.setdefault((one.id, one.day), one) is not one:
+            elif first.setdefault(one.id, one) is not one:
                 repeated.append(one)
         taken = list(first.values())
-        async with self.pool.acquire() as connection:
-            await self._ensure_partitions(connection, {one.day for one in taken})
-            async with connection.transaction():
-                tally = await self.add(connection, taken) if taken else {}
-                if repeated:
-                    await store.count_duplicates(connection, repeated)
-                new_refused = await store.refuse(connection, refused, now=now) if refused else 0
+        await self.ensure_partitions({one.day for one in taken})
+        try:
+            tally, new_refused = await self._write(taken, repeated, refused, now)
+        except COLLISIONS:
+            metrics.COLLISIONS.inc()
+            tally, new_refused = await self._write(taken, repeated, refused, now, alone=True)
         self._count(seen, tally, len(taken) - sum(tally.values()) + len(repeated) + len(refused) - new_refused)
         if refused:
             metrics.OUTCOMES.labels(refused[0][0].origin, "rejected", refused[0][1]).inc(new_refused)
             log.warning("events refused for their time", events=len(refused), reason=refused[0][1], source=refused[0][0].source)
 
-    async def add(self, connection: Connection, taken: Sequence[Observation]) -> store.Tally:
-        """Judge and store distinct observations in the caller's transaction."""
-        await store.lock_shared(connection)
+    async def _write(
+        self,
+        taken: Sequence[Observation],
+        repeated: Sequence[Observation],
+        refused: Sequence[tuple[Observation, str]],
+        now: datetime,
+        *,
+        alone: bool = False,
+    ) -> tuple[event_store.Tally, int]:
+        """Write all of a batch or nothing; returns what was new of each kind and how many refused ones were new."""
+        async with self.pool.acquire() as connection, connection.transaction():
+            tally = await self.add(connection, taken, repeated, alone=alone) if taken else {}
+            return tally, await store.refuse(connection, refused, now=now) if refused else 0
+
+    async def add(
+        self, connection: Connection, taken: Sequence[Observation], repeated: Sequence[Observation] = (), *, alone: bool = False
+    ) -> event_store.Tally:
+        """Judge and store distinct observations in the caller's transaction, count the repeated; `alone`: while nobody else does."""
+        await (store.lock_exclusive if alone else store.lock_shared)(connection)
         await self.directory.refresh(connection)
         holders = await self.directory.find(connection, {one.sid for one in taken})
         rules = self.directory.rules
-        return await store.add_events(connection, [(one, judge(one, holders.get(one.sid), rules)) for one in taken])
+        return await event_store.add_events(connection, [(one, judge(one, holders.get(one.sid), rules)) for one in taken], repeated)
 
     async def collect_within(self, connection: Connection, seen: Sequence[Observation]) -> None:
         """Store distinct observations in the caller's transaction; `ensure_partitions` must have made their days."""
@@ -76,12 +93,12 @@ class Collector:
         return rules.source if rules else None
 
     async def ensure_partitions(self, days: set[date]) -> None:
-        async with self.pool.acquire() as connection:
-            await self._ensure_partitions(connection, days)
-
-    async def _ensure_partitions(self, connection: Connection, days: set[date]) -> None:
         if days <= self._days:
             return
+        async with self.pool.acquire() as connection:
+            await self._add_partitions(connection, days)
+
+    async def _add_partitions(self, connection: Connection, days: set[date]) -> None:
         self._days = await store.partition_days(connection)
         for day in sorted(days - self._days):
             await store.add_partition(connection, day)
@@ -90,12 +107,12 @@ class Collector:
     async def keep_partitions(self, now: datetime, retention: timedelta) -> None:
         """Make the partitions of today and the next two days, and drop what is older than the retention."""
         async with self.pool.acquire() as connection:
-            await self._ensure_partitions(connection, {(now + timedelta(days=ahead)).date() for ahead in range(3)})
+            await self._add_partitions(connection, {(now + timedelta(days=ahead)).date() for ahead in range(3)})
             if await store.forget_before(connection, (now - retention).date()):
                 self._days = await store.partition_days(connection)
 
     @staticmethod
-    def _count(seen: Sequence[Observation], tally: store.Tally, repeated: int) -> None:
+    def _count(seen: Sequence[Observation], tally: event_store.Tally, repeated: int) -> None:
         origin = seen[0].origin
         metrics.RECEIVED.labels(origin).inc(len(seen))
         metrics.DUPLICATES.labels(origin).inc(repeated)

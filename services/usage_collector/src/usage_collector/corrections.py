@@ -10,7 +10,7 @@ import structlog
 from billing_common.db import Connection
 from billing_common.events import UsageCorrected, derive_id
 from billing_common.outbox import announce
-from usage_collector import correction_store, metrics, store, window_store
+from usage_collector import correction_store, event_store, metrics, store, window_store
 from usage_collector.collecting import Collector
 from usage_collector.correction_store import Correction, Found, Place
 from usage_collector.metering import Verdict
@@ -102,7 +102,7 @@ async def adjust(collector: Collector, wanted: Adjustment, *, now: datetime, dry
         made = await _weigh(connection, correction, place, reported=account.reported, now=now, dry_run=dry_run)
         if not dry_run:
             if not place.closed:
-                await store.add_events(connection, [_as_event(wanted, place)])
+                await event_store.add_events(connection, [_as_event(wanted, place)])
             await _write(connection, made, account.account_id)
     _log(made)
     return made

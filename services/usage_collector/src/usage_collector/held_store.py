@@ -11,8 +11,20 @@ import msgspec
 from billing_common.db import Connection
 from billing_common.events import NIL
 from usage_collector import mark_store
+from usage_collector.event_store import Judged, further_meters
 from usage_collector.observing import Observation
-from usage_collector.store import ADD_TO_WINDOWS, Judged, further_meters
+
+# The windows of what `new` counted; `more` holds the further meters of events that have several.
+ADD_TO_WINDOWS = """
+    insert into usage_window as w (segment_id, meter_id, hour, quantity, events, revision, dirty)
+    select segment_id, meter_id, date_trunc('hour', at, 'UTC'), sum(counted), count(*), 1, true from (
+        select segment_id, meter_id, at, counted from new where outcome = 'counted'
+        union all
+        select n.segment_id, m.meter_id, n.at, m.counted from more m join new n on n.id = m.id and n.day = m.day
+    ) as added group by 1, 2, 3 order by 1, 2, 3
+    on conflict (segment_id, meter_id, hour) do update
+    set quantity = w.quantity + excluded.quantity, events = w.events + excluded.events, revision = w.revision + 1, dirty = true
+"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from prometheus_client import Counter, Gauge, Histogram
 RECEIVED = Counter("turnpike_usage_received_total", "Usage events read, repeated ones included", ["source"])
 OUTCOMES = Counter("turnpike_usage_events_total", "Distinct usage events by outcome", ["source", "outcome", "reason"])
 DUPLICATES = Counter("turnpike_usage_duplicates_total", "Usage events that were there already", ["source"])
+COLLISIONS = Counter("turnpike_usage_collisions_total", "Batches written again: another collector added one of their events just then")
 SETTLED = Counter("turnpike_usage_settled_total", "Held events that found their place")
 DIRTY = Gauge("turnpike_usage_windows_dirty", "Windows with a total that was not published yet")
 PUBLISHED = Counter("turnpike_usage_windows_published_total", "Running totals published")

@@ -32,7 +32,12 @@ class Settings(ServiceSettings, ApimSettings):
     quantity_max: int = Field(default=999_999_999, ge=1, le=10**12, description="largest quantity of one event")
     usage_retention: timedelta = Field(default=396 * DAY, ge=90 * DAY, description="how long events are kept")
 
-    publish_interval_seconds: float = Field(default=1.0, gt=0, le=60, description="pause between two rounds of usage.collected")
+    publish_interval_seconds: float = Field(
+        default=1.0,
+        gt=0,
+        le=60,
+        description="pause between two rounds of usage.collected; longer where a round takes more than a twentieth of it",
+    )
     straggler_grace_seconds: float = Field(default=2.0, ge=0, le=3600, description="wall time between a segment's end and its closing")
 
     ingest_body_max_bytes: int = Field(default=1 << 20, ge=1024, le=1 << 22, description="also after gunzip")

@@ -1,0 +1,171 @@
+"""Adding usage events with their windows: every query on that. A batch is looked up, copied and added up, each in one statement."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, date, datetime
+from itertools import chain
+from uuid import UUID
+
+import msgspec
+
+from billing_common.db import Connection
+from usage_collector import mark_store
+from usage_collector.metering import Verdict
+from usage_collector.observing import Observation
+
+Judged = tuple[Observation, Verdict]
+Tally = dict[tuple[str, str, str], int]  # (origin, outcome, reason or "") -> events
+Windows = dict[tuple[int | None, str, date, int], tuple[int, int]]  # (segment id, meter id, day, hour) -> (quantity, events)
+NO_AMOUNT: tuple[str | None, int] = (None, 0)
+NOTHING = (0, 0)
+
+COLUMNS = (
+    "day", "id", "at", "segment_id", "counted", "quantity", "status", "outcome", "origin", "source", "external_id", "sid", "method",
+    "template", "stated_meter", "meter_id", "reason", "properties",
+)  # fmt: skip
+
+KNOWN = "select id from usage_event where day = $1 and id = any($2::uuid[])"
+
+ADD_WINDOWS = """
+insert into usage_window as w (segment_id, meter_id, hour, quantity, events, revision, dirty)
+select segment_id, meter_id, hour, quantity, events, 1, true
+from unnest($1::bigint[], $2::text[], $3::timestamptz[], $4::bigint[], $5::bigint[]) as i(segment_id, meter_id, hour, quantity, events)
+order by 1, 2, 3
+on conflict (segment_id, meter_id, hour) do update
+set quantity = w.quantity + excluded.quantity, events = w.events + excluded.events, revision = w.revision + 1, dirty = true
+"""
+
+ADD_DUPLICATES = """
+insert into duplicate_count as d (sid, day, origin, events)
+select sid, day, origin::usage_origin, events from unnest($1::text[], $2::date[], $3::text[], $4::bigint[]) as i(sid, day, origin, events)
+order by 1, 2, 3
+on conflict (sid, day, origin) do update set events = d.events + excluded.events
+"""
+
+_encode = msgspec.json.encode
+
+
+async def add_events(connection: Connection, judged: Sequence[Judged], repeated: Iterable[Observation] = ()) -> Tally:
+    """Add the events that are new, with their windows; returns how many there were of each kind. Ids must differ within one call.
+
+    `repeated` are further deliveries of the same events, only to be counted.
+    Everybody locks in one order: states of meters, events, windows, counts of duplicates.
+    Raises asyncpg.UniqueViolationError when another transaction adds the same event at the same time: then all of it is to be tried again.
+    """
+    if any(verdict.marks for _, verdict in judged):
+        await mark_store.lock(connection, [pair for pair in judged if pair[1].marks])
+    known = await _known(connection, judged)
+    fresh = sorted((pair for pair in judged if pair[0].id not in known), key=_id_of)
+    if fresh:
+        await connection.copy_records_to_table("usage_event", records=event_rows(fresh), columns=COLUMNS)
+    tally, windows = add_up(fresh)
+    await _add_further_meters(connection, fresh)
+    await _hold(connection, [one for one, verdict in fresh if verdict.outcome == "held"])
+    await _add_to_windows(connection, windows)
+    if marked := [pair for pair in fresh if pair[1].marks]:
+        await mark_store.grow(connection, marked)
+    await _count_duplicates(connection, chain(repeated, (one for one, _ in judged if one.id in known)))
+    return tally
+
+
+def _id_of(pair: Judged) -> bytes:
+    """Everybody adds in this order, so that two who add the same events do not wait for each other in a circle; it suits the index, too."""
+    return pair[0].id.bytes
+
+
+async def _known(connection: Connection, judged: Sequence[Judged]) -> set[UUID]:
+    """Return the ids that are stored already. Day by day: each look-up then goes to one partition."""
+    ids: dict[date, list[UUID]] = {}
+    for one, _ in judged:
+        ids.setdefault(one.day, []).append(one.id)
+    found: set[UUID] = set()
+    for day, of_day in ids.items():
+        found.update(row[0] for row in await connection.fetch(KNOWN, day, of_day))
+    return found
+
+
+def event_rows(judged: Iterable[Judged]) -> Iterator[tuple[object, ...]]:
+    """Yield the events as rows of `COLUMNS`. One by one: thousands of rows at once would keep the garbage collector busy."""
+    for one, verdict in judged:
+        meter_id, counted = verdict.amounts[0] if verdict.amounts else NO_AMOUNT
+        yield (
+            one.day,
+            one.id,
+            one.at,
+            verdict.segment_id,
+            counted,
+            one.quantity,
+            one.status,
+            verdict.outcome,
+            one.origin,
+            one.source,
+            one.external_id,
+            one.sid,
+            one.method,
+            one.template,
+            one.stated_meter,
+            meter_id,
+            verdict.reason,
+            _encode(one.properties).decode() if one.properties else None,
+        )
+
+
+def add_up(fresh: Iterable[Judged]) -> tuple[Tally, Windows]:
+    """Return how many events there are of each kind, and what they add to which window."""
+    tally: Tally = {}
+    windows: Windows = {}
+    for one, verdict in fresh:
+        kind = one.origin, verdict.outcome, verdict.reason or ""
+        tally[kind] = tally.get(kind, 0) + 1
+        if verdict.outcome != "counted":
+            continue
+        for meter_id, amount in verdict.amounts:
+            key = verdict.segment_id, meter_id, one.day, one.at.hour
+            quantity, events = windows.get(key, NOTHING)
+            windows[key] = quantity + amount, events + 1
+    return tally, windows
+
+
+async def _add_further_meters(connection: Connection, fresh: Sequence[Judged]) -> None:
+    columns = further_meters(fresh)
+    if columns[0]:
+        await connection.execute(
+            "insert into usage_event_meter (day, id, meter_id, counted) "
+            "select * from unnest($1::date[], $2::uuid[], $3::text[], $4::bigint[])",
+            *columns,
+        )
+
+
+async def _hold(connection: Connection, held: Sequence[Observation]) -> None:
+    if held:
+        await connection.execute(
+            "insert into held_event (sid, day, id) select * from unnest($1::text[], $2::date[], $3::uuid[])",
+            [one.sid for one in held],
+            [one.day for one in held],
+            [one.id for one in held],
+        )
+
+
+async def _add_to_windows(connection: Connection, windows: Windows) -> None:
+    if windows:
+        await connection.execute(
+            ADD_WINDOWS,
+            [segment_id for segment_id, *_ in windows],
+            [meter_id for _, meter_id, *_ in windows],
+            [datetime(day.year, day.month, day.day, hour, tzinfo=UTC) for *_, day, hour in windows],
+            [quantity for quantity, _ in windows.values()],
+            [events for _, events in windows.values()],
+        )
+
+
+def further_meters(judged: Sequence[Judged]) -> list[list[object]]:
+    """Return day, id, meter and amount of the meters beyond the first, as columns."""
+    rows = [(o.day, o.id, meter_id, amount) for o, v in judged if len(v.amounts) > 1 for meter_id, amount in v.amounts[1:]]
+    return [list(column) for column in zip(*rows, strict=True)] if rows else [[], [], [], []]
+
+
+async def _count_duplicates(connection: Connection, seen: Iterable[Observation]) -> None:
+    counts = Counter((o.sid, o.day, o.origin) for o in seen)
+    if counts:
+        sids, days, origins = zip(*counts, strict=True)
+        await connection.execute(ADD_DUPLICATES, list(sids), list(days), list(origins), list(counts.values()))
