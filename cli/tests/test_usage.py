@@ -142,3 +142,66 @@ def test_corrections_are_listed_with_who_why_and_what_became_of_the_money(doors:
     assert all(word in table for word in ("Ada", "probe", "-1.20", "deletion"))
     doors.answers = {("usage_collector", "GET", "/v1/corrections"): [], ("checkout", "GET", "/v1/corrections"): []}
     assert run("usage", "adjustments").stdout == "no usage was corrected\n"
+
+
+STANDING = {
+    "product_id": "standard",
+    "period_start": "2027-01-10T12:30:00Z",
+    "period_end": "2027-02-01T00:00:00Z",
+    "totals": {"calls": 84215},
+    "quotas": [
+        {"meter_id": "calls", "limit": 100000, "used": 84215, "remaining": 15785, "window_end": "2027-02-01T00:00:00Z", "stops": False}
+    ],
+    "bill": {"currency": "usd", "total_minor": 8995, "lines": []},
+    "projected": {
+        "currency": "usd",
+        "total_minor": 10995,
+        "lines": [],
+        "basis": {"since": "2027-01-10T12:30:00Z", "usage": {"calls": 120000}},
+    },
+    "freshness": {"as_of": "2027-01-20T09:00:00Z", "staleness_seconds": 0.42, "unread_records": 0},
+}
+NOTHING = {"hour": None, "day": None, "origin": "stream", "method": "", "template": "", "status": None, "outcome": "counted", "reason": ""}
+
+
+def test_usage_is_shown_with_its_bill_the_basis_of_the_projection_and_how_fresh_it_is(doors: Asked) -> None:
+    split = {
+        "complete_until": None,
+        "rows": [
+            {**NOTHING, "method": "GET", "template": "/orders", "meter_id": "calls", "events": 84215, "quantity": 84215},
+            {**NOTHING, "outcome": "filtered", "reason": "failed", "meter_id": "", "events": 3, "quantity": 0},
+        ],
+    }
+    doors.answers = {
+        ("usage_collector", "GET", "/v1/usage/s-1/standing"): STANDING,
+        ("usage_collector", "GET", "/v1/usage/s-1/split"): split,
+    }
+    lines = run("usage", "show", "s-1", "--by", "endpoint").stdout.splitlines()
+    assert lines[:5] == [
+        "standard, period 2027-01-10 to 2027-02-01 (UTC): 84,215 calls",
+        "calls: 84,215 of 100,000, 15,785 left until 2027-02-01",
+        "Bill so far: USD 89.95, without tax",
+        "At this pace: USD 109.95 for 120,000 calls at the period's end (pace since 2027-01-10T12:30 UTC)",
+        "As of 2027-01-20T09:00:00 UTC; at most 0.4 s behind the streams",
+    ]
+    assert any("GET /orders" in line and "84,215" in line for line in lines)
+    assert any("filtered: failed" in line for line in lines)
+    asked = doors.asked[-1][2]
+    assert (asked["from"], asked["to"], asked["by"]) == ("2027-01-10T12:30:00+00:00", "2027-01-20T10:00:00+00:00", ["endpoint", "outcome"])
+
+
+def test_hours_that_are_not_divided_yet_are_named(doors: Asked) -> None:
+    doors.answers = {
+        ("usage_collector", "GET", "/v1/usage/s-1/standing"): {**STANDING, "projected": None, "quotas": []},
+        ("usage_collector", "GET", "/v1/usage/s-1/split"): {"complete_until": "2027-01-20T08:00:00Z", "rows": []},
+    }
+    assert "Hours from 2027-01-20T08:00 UTC on are in the totals" in run("usage", "show", "s-1").stdout
+
+
+def test_rejected_events_can_be_asked_for_by_time(doors: Asked) -> None:
+    event = {"at": "2027-01-05T10:20:00Z", "reason": "quantity_too_large", "sid": "s-1", "source": "/shop", "id": "e-7"}
+    doors.answers = {("usage_collector", "GET", "/v1/rejected"): {"events": [event], "at_the_door": []}}
+    assert "too_large" in run("usage", "rejected", "--subscription", "s-1", "--from", "2027-01-05", "--to", "2027-01-06").stdout
+    assert doors.asked[0][2] == {
+        "subscription_id": "s-1", "from": "2027-01-05T00:00:00+00:00", "to": "2027-01-06T00:00:00+00:00", "limit": 100,
+    }  # fmt: skip

@@ -1,11 +1,14 @@
-"""`turnpike usage rejected`: usage that was not taken, and why."""
+"""`turnpike usage`: what was counted, what it costs so far, what was not taken and why. Corrections stand in a file of their own."""
 
 import asyncio
-from typing import Annotated, Any
+from datetime import datetime, timedelta
+from typing import Annotated, Any, Literal
 
 import typer
 
+from billing_common.money import display
 from turnpike_cli import correction_commands
+from turnpike_cli.clock_commands import parse_moment
 from turnpike_cli.doors import Doors
 from turnpike_cli.output import print_json, print_table
 from turnpike_cli.stack import Stack
@@ -13,8 +16,11 @@ from turnpike_cli.stack_commands import AsJson, DataFolder
 
 Subscription = Annotated[str | None, typer.Option("--subscription", help="Only this subscription's.")]
 Limit = Annotated[int, typer.Option("--limit", min=1, max=1000, help="How many of each list, newest first.")]
+Since = Annotated[str | None, typer.Option("--from", help="From this time on (UTC when no zone is given).")]
+To = Annotated[str | None, typer.Option("--to", help="Before this time.")]
+By = Literal["hour", "day", "endpoint", "status"]
 
-usage_app = typer.Typer(help="Usage: what was counted and what was not.", no_args_is_help=True)
+usage_app = typer.Typer(help="Usage: what was counted, what was not, and how it is put right.", no_args_is_help=True)
 
 
 def register(app: typer.Typer) -> None:
@@ -24,18 +30,27 @@ def register(app: typer.Typer) -> None:
 
 @usage_app.callback()
 def usage() -> None:
-    """Usage: what was counted and what was not."""
+    """Usage: what was counted, what was not, and how it is put right."""
 
 
 @usage_app.command()
-def rejected(subscription: Subscription = None, limit: Limit = 100, data: DataFolder = None, as_json: AsJson = False) -> None:
-    """List rejected events of the last 30 days, and what the HTTP door refused."""
-    found = asyncio.run(_rejected(Stack(data), subscription, limit))
+def rejected(
+    *,
+    subscription: Subscription = None,
+    since: Since = None,
+    to: To = None,
+    limit: Limit = 100,
+    data: DataFolder = None,
+    as_json: AsJson = False,
+) -> None:
+    """List rejected events, of the last 30 days unless said otherwise, and what the HTTP door refused."""
+    params = {"subscription_id": subscription, "from": _moment(since), "to": _moment(to), "limit": limit}
+    found = asyncio.run(_ask(Stack(data), "/v1/rejected", params))
     if as_json:
         print_json(found)
         return
     if not found["events"] and not found["at_the_door"]:
-        typer.echo("nothing was rejected in the last 30 days")
+        typer.echo("nothing was rejected" + ("" if since or to else " in the last 30 days"))
         return
     events = [[one["at"], one["reason"], one["sid"], one["source"], one["id"]] for one in found["events"]]
     print_table("Rejected events", ["time", "reason", "subscription or sid", "source", "id"], events)
@@ -46,8 +61,83 @@ def rejected(subscription: Subscription = None, limit: Limit = 100, data: DataFo
     print_table("Refused at the HTTP door", ["last", "reason", "subscription", "sender", "events"], refused)
 
 
-async def _rejected(stack: Stack, subscription: str | None, limit: int) -> dict[str, Any]:
-    params = {"limit": limit, **({"subscription_id": subscription} if subscription else {})}
+def _moment(text: str | None) -> str | None:
+    return parse_moment(text).isoformat() if text else None
+
+
+async def _ask(stack: Stack, path: str, params: dict[str, Any]) -> Any:
     async with Doors(stack) as doors:
-        answer: dict[str, Any] = await doors.ask("usage_collector", "GET", "/v1/rejected", params=params)
-    return answer
+        named = {name: value for name, value in params.items() if value is not None}
+        return await doors.ask("usage_collector", "GET", path, params=named)
+
+
+@usage_app.command()
+def show(
+    subscription: Annotated[str, typer.Argument(help="Turnpike's subscription id.")],
+    *,
+    by: Annotated[By, typer.Option(help="How to divide it.")] = "day",
+    since: Since = None,
+    to: To = None,
+    data: DataFolder = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show a subscription's usage (of its running period unless said otherwise), its bill so far and where that is heading."""
+    found = asyncio.run(_show(Stack(data), subscription, by, since, to))
+    if as_json:
+        print_json(found)
+        return
+    for line in standing_lines(found["standing"]):
+        typer.echo(line)
+    print_table(f"Usage by {by}", *_table(found["split"], by))
+    if found["split"]["complete_until"]:
+        typer.echo(f"Hours from {found['split']['complete_until'][:16]} UTC on are in the totals but are not divided yet.")
+
+
+async def _show(stack: Stack, subscription: str, by: By, since: str | None, to: str | None) -> dict[str, Any]:
+    async with Doors(stack) as doors:
+        standing = await doors.ask("usage_collector", "GET", f"/v1/usage/{subscription}/standing")
+        start = parse_moment(since or standing["period_start"])
+        end = parse_moment(to) if to else max(datetime.fromisoformat(standing["freshness"]["as_of"]), start) + timedelta(hours=1)
+        params = {"from": start.isoformat(), "to": end.isoformat(), "by": [by, "outcome"]}
+        split = await doors.ask("usage_collector", "GET", f"/v1/usage/{subscription}/split", params=params)
+    return {"standing": standing, "split": split}
+
+
+def standing_lines(standing: dict[str, Any]) -> list[str]:
+    """Say where a subscription stands: period, totals, quota, bill, projection with its basis, and how fresh all this is."""
+    totals = ", ".join(f"{quantity:,} {meter}" for meter, quantity in standing["totals"].items()) or "nothing"
+    lines = [
+        f"{standing['product_id']}, period {standing['period_start'][:10]} to {standing['period_end'][:10]} (UTC): {totals}",
+        *(
+            f"{one['meter_id']}: {one['used']:,} of {one['limit']:,}, {one['remaining']:,} left"
+            + (f" until {one['window_end'][:10]}" if one["window_end"] else "")
+            + (", then calls stop" if one["stops"] else "")
+            for one in standing["quotas"]
+        ),
+    ]
+    if bill := standing["bill"]:
+        lines.append(f"Bill so far: {display(bill['total_minor'], bill['currency'])}, without tax")
+    if projected := standing["projected"]:
+        basis = projected["basis"]
+        usage = ", ".join(f"{quantity:,} {meter}" for meter, quantity in basis["usage"].items())
+        amount = display(projected["total_minor"], projected["currency"])
+        lines.append(f"At this pace: {amount} for {usage} at the period's end (pace since {basis['since'][:16]} UTC)")
+    fresh = standing["freshness"]
+    unread = f", {fresh['unread_records']:,} records not read yet" if fresh["unread_records"] else ""
+    return [*lines, f"As of {fresh['as_of'][:19]} UTC; at most {fresh['staleness_seconds']:.1f} s behind the streams{unread}"]
+
+
+def _table(split: dict[str, Any], by: By) -> tuple[list[str], list[list[str]]]:
+    """Return columns and rows: what counted in its meter's unit, what did not with its reason."""
+    names = {"hour": "hour", "day": "day", "endpoint": "endpoint", "status": "status"}
+    rows = []
+    for row in split["rows"]:
+        place = {
+            "hour": str(row["hour"])[:16],
+            "day": str(row["day"])[:10],
+            "endpoint": " ".join(filter(None, (row["method"], row["template"]))) or f"({row['origin']})",
+            "status": str(row["status"] or "-"),
+        }[by]
+        what = row["outcome"] + (f": {row['reason']}" if row["reason"] else "")
+        rows.append([place, row["meter_id"] or "-", what, f"{row['events']:,}", f"{row['quantity']:,}"])
+    return [names[by], "meter", "outcome", "events", "quantity"], rows

@@ -51,4 +51,5 @@ def test_a_number_of_users_does_not_run_on_at_the_pace_so_far() -> None:
     half = FIRST_OF_FEBRUARY + timedelta(days=14)
     begun = replace(NEW, started_at=FIRST_OF_FEBRUARY, requested_at=FIRST_OF_FEBRUARY)
     so_far = standing(catalogue, catalogue.products[0], begun, used, period=Period(FIRST_OF_FEBRUARY, MARCH), now=half)
-    assert (so_far.total_minor, so_far.forecast_minor) == (22_00, 32_00)
+    assert so_far.projection is not None
+    assert (so_far.total_minor, so_far.projection.rated.total_minor) == (22_00, 32_00)

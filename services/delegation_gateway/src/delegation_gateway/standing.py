@@ -6,12 +6,11 @@ from datetime import date, datetime, timedelta
 
 from billing_common import rating
 from billing_common.catalogue import Catalogue, Product
+from billing_common.projection import Projection, project
 from billing_common.rating import Line, Period
 from delegation_gateway.domain import Subscription
 from delegation_gateway.read_models import Usage
 from turnpike_ui.charts import Bar, BarChart, bar_chart
-
-FORECAST_AFTER = timedelta(hours=6)  # earlier, a few calls would be stretched into a wild figure
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class Standing:
     meters: Sequence[MeterStanding]
     lines: Sequence[Line]
     total_minor: int
-    forecast_minor: int | None
+    projection: Projection | None
     chart: BarChart | None
     updated_at: datetime | None
 
@@ -65,7 +64,7 @@ def standing(
         meters=[_meter(catalogue, product, meter, used) for meter, used in counted.items()],
         lines=[line for line in rated.lines if line.amount_minor or line.quantity],
         total_minor=rated.total_minor,
-        forecast_minor=_forecast(catalogue, product, counted, period, facts=facts, now=now),
+        projection=project(catalogue, product, counted, period=period, facts=facts, now=now),
         chart=_chart(usage.by_day, period, now),
         updated_at=usage.updated_at,
     )
@@ -78,23 +77,6 @@ def _meter(catalogue: Catalogue, product: Product, meter_id: str, used: int) -> 
     price = product.price
     included = next((usage.included for usage in price.usage if usage.meter == meter_id), 0) if price else 0
     return MeterStanding(meter.name, meter.unit, used, included or None, stops=False)
-
-
-def _forecast(
-    catalogue: Catalogue, product: Product, counted: Mapping[str, int], period: Period, *, facts: rating.Facts, now: datetime
-) -> int | None:
-    """Rate the usage that the period would have at the pace so far; None while it is too early to tell."""
-    begun = max(period.start, facts.started_at)
-    elapsed, whole = now - begun, period.end - begun
-    if not product.priced_meters() or elapsed < FORECAST_AFTER or whole <= elapsed:
-        return None
-    stretched = {
-        meter: used if catalogue.meters[meter].has_state else int(used * (whole / elapsed))  # a height or a number of users does not run on
-        for meter, used in counted.items()
-    }
-    if product.quota is not None and product.quota.beyond == "stop" and product.quota.meter in stretched:
-        stretched[product.quota.meter] = min(stretched[product.quota.meter], product.quota.calls)
-    return rating.rate(catalogue, product, period=period, usage=stretched, facts=facts).total_minor
 
 
 def _chart(by_day: Mapping[date, int], period: Period, now: datetime) -> BarChart | None:

@@ -11,7 +11,7 @@ from billing_common import kafka
 from billing_common.events import USAGE_RECORDED_TOPIC
 from billing_common.messaging import PauseOrPark
 from billing_common.service import Service
-from usage_collector import handlers, public_contract, routes, routes_corrections, streams
+from usage_collector import handlers, public_contract, rolling, routes, routes_corrections, routes_usage, streams
 from usage_collector.apim_gateway import successful_calls
 from usage_collector.background import Background
 from usage_collector.collecting import Collector
@@ -36,6 +36,7 @@ def create_service(settings: Settings) -> Service:
     routers = [handlers.router, recorded] if elsewhere else [handlers.router, recorded, calls]
     service = Service(SERVICE, settings, migrations=MIGRATIONS, routers=routers)
     service.internal.include_router(routes.router)
+    service.internal.include_router(routes_usage.router)
     service.internal.include_router(routes_corrections.router)
     assert service.public is not None
     service.public.router.routes.append(Route(public_contract.PATH, post_events, methods=["POST"]))
@@ -60,6 +61,7 @@ async def _start(service: Service, settings: Settings, calls_broker: KafkaBroker
     service.share("ingest", Ingest(service.producer, senders, refusals, clock=service.clock, settings=settings))
     service.loop("refusals", lambda: refusals.run(service.pool))
     service.on_stop(positions.close)
+    service.loop("roll_up", lambda: rolling.run(service.pool, service.clock, settings.usage_retention))
     reports = _reports(service, settings, collector)
     background = Background(service, settings, collector, positions, reports)
     for name in ("publish", "settle", "close", "watch", "keep_partitions"):

@@ -9,7 +9,7 @@ import asyncpg
 import structlog
 
 from billing_common.db import Connection
-from usage_collector import correction_store, event_store, held_store, metrics, store, subscription_store
+from usage_collector import correction_store, event_store, held_store, metrics, rollup_store, store, subscription_store
 from usage_collector.directory import Directory
 from usage_collector.metering import judge
 from usage_collector.observing import Observation
@@ -79,6 +79,7 @@ class Collector:
         await self.directory.refresh(connection)
         holders = await self.directory.find(connection, {one.sid for one in taken})
         rules = self.directory.rules
+        await rollup_store.mark(connection, [one.at for one in taken])
         return await event_store.add_events(connection, [(one, judge(one, holders.get(one.sid), rules)) for one in taken], repeated)
 
     async def collect_within(self, connection: Connection, seen: Sequence[Observation]) -> None:
@@ -143,5 +144,6 @@ class Collector:
         while page := await held_store.held_page(connection, sids, after, SETTLE_PAGE):
             judged = [(one, judge(one, holders.get(one.sid), self.directory.rules)) for one in page]
             done += await held_store.settle(connection, judged)
+            await rollup_store.mark(connection, [one.at for one in page])
             after = held_store.HeldPlace(page[-1].sid, page[-1].day, page[-1].id)
         return done

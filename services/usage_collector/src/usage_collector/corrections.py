@@ -10,7 +10,7 @@ import structlog
 from billing_common.db import Connection
 from billing_common.events import UsageCorrected, derive_id
 from billing_common.outbox import announce
-from usage_collector import correction_store, event_store, metrics, store, window_store
+from usage_collector import correction_store, event_store, metrics, rollup_store, store, window_store
 from usage_collector.collecting import Collector
 from usage_collector.correction_store import Correction, Found, Place
 from usage_collector.metering import Verdict
@@ -213,6 +213,7 @@ def _as_event(wanted: Adjustment, place: Place) -> tuple[Observation, Verdict]:
 
 async def _write(connection: Connection, made: Made, account_id: str) -> None:
     correction, place = made.correction, made.place
+    await rollup_store.mark(connection, [correction.at])
     await correction_store.add(connection, correction)
     totals = {"totals_before": made.totals_before, "totals_after": made.totals_after} if place.closed else {}
     event = UsageCorrected(

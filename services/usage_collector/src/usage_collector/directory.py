@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable
 
-from billing_common.catalogue import Catalogue, UnknownProductError
+from billing_common.catalogue import Catalogue, Product, UnknownProductError
 from billing_common.db import Connection
 from usage_collector import subscription_store
 from usage_collector.metering import Holder, Rules, Stretch
@@ -49,6 +49,13 @@ class Directory:
         for sid, (subscription_id, ended) in found.items():
             self._holders[sid] = Holder(subscription_id, ended, tuple(stretches.get(sid, ())))
             self._sids.setdefault(subscription_id, set()).add(sid)
+
+    async def catalogue_of(self, connection: Connection, plan: tuple[str, int]) -> tuple[Catalogue, Product] | None:
+        """Return a product with its catalogue; None while that version is unknown or has no such product."""
+        if await self.rules_of(connection, plan) is None:
+            return None
+        catalogue = self._catalogues[plan[1]]
+        return catalogue, catalogue.product(plan[0])
 
     async def rules_of(self, connection: Connection, plan: tuple[str, int]) -> Rules | None:
         """Return how a product of a catalogue version counts; None while that version is unknown or has no such product."""

@@ -23,7 +23,7 @@ from billing_common.events import (
 )
 from billing_common.inbox import claim
 from billing_common.messaging import consume
-from usage_collector import domain, held_store, publishing, report_store, store, subscription_store
+from usage_collector import domain, held_store, publishing, report_store, rollup_store, standing_store, store, subscription_store
 
 SERVICE = "usage_collector"
 router = KafkaRouter()
@@ -66,6 +66,7 @@ async def _on_state(event: SubscriptionState, pool: Pool, clock: BusinessClock) 
         if not await claim(connection, event, consumer=SERVICE):
             return
         await subscription_store.add_fact(connection, event)
+        await standing_store.set_currency(connection, event.subscription_id, event.currency)
         await subscription_store.add_key(connection, event.subscription_id, event.subscription_id, event.account_id)
         await revise(connection, event.subscription_id, event.account_id, clock)
     log.info("subscription state kept", event_id=str(event.event_id), subscription_id=event.subscription_id, revision=event.revision)
@@ -106,6 +107,7 @@ async def revise(connection: Connection, subscription_id: str, account_id: str, 
     revision = domain.revise(stored, domain.plan_segments(facts, cut_at))
     for recount in revision.recount:
         await held_store.hold_again(connection, recount.segment_id, recount.since)
+        await rollup_store.mark_segment(connection, recount.segment_id, recount.since)
     if revision.remove:
         await publishing.publish_windows(connection, revision.remove, now=clock.now())
     await subscription_store.revise_segments(connection, subscription_id, account_id, revision)

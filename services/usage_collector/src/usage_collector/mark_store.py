@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from billing_common.db import Connection
+from usage_collector import rollup_store
 from usage_collector.marks import Place, Stated, see_heights, see_values
 from usage_collector.metering import Mark, Verdict
 from usage_collector.observing import Observation
@@ -129,6 +130,7 @@ where w.segment_id = h.segment_id and w.meter_id = h.meter_id and w.hour = h.hou
 async def _write(connection: Connection, growth: Growth) -> None:
     rows = [(s.segment_id, s.meter_id, p.at, _day(p.at), p.id, change) for (s, p), change in growth.items()]
     await connection.execute(WRITE_GROWTH, *_columns(rows, 6))
+    await rollup_store.mark(connection, [place.at for _, place in growth])
 
 
 async def forget_from(connection: Connection, segment_id: int, since: datetime) -> None:

@@ -32,7 +32,7 @@ class SenderRequest(BaseModel):
     subscriptions: list[Annotated[str, Field(min_length=1, max_length=256)]] | None = Field(default=None, max_length=10000)
 
 
-def _range(since: datetime, until: datetime) -> tuple[datetime, datetime]:
+def as_range(since: datetime, until: datetime) -> tuple[datetime, datetime]:
     """Return both in UTC, where days begin and end."""
     try:
         since, until = since.astimezone(UTC), until.astimezone(UTC)
@@ -49,7 +49,7 @@ async def get_usage(
     request: Request, subscription_id: str, since: From, to: AwareDatetime, by: Literal["hour", "day"] = "hour"
 ) -> dict[str, Any]:
     """Usage of a subscription by meter and hour or day (windows whose hour lies in the range), with totals and how fresh they are."""
-    since, to = _range(since, to)
+    since, to = as_range(since, to)
     state = request.app.state
     async with state.pool.acquire() as connection:
         known = await window_store.subscription_row(connection, subscription_id)
@@ -77,7 +77,7 @@ async def get_usage(
 @router.get("/v1/reconciliation", dependencies=[Depends(require_scope("usage:read"))])
 async def get_reconciliation(request: Request, subscription_id: str, since: From, to: AwareDatetime) -> dict[str, Any]:
     """Received = counted + filtered + rejected + held, and counted quantity = windows; `from` and `to` are taken to the hour."""
-    since, to = _range(since, to)
+    since, to = as_range(since, to)
     if any(when.minute or when.second or when.microsecond for when in (since, to)):
         raise HTTPException(422, "`from` and `to` must be full hours")
     async with request.app.state.pool.acquire() as connection:
@@ -98,7 +98,7 @@ async def get_rejected(
     """Rejected events, newest first, and sums of what the HTTP door refused; of 30 days unless said otherwise."""
     state = request.app.state
     until = to or state.clock.now() + timedelta(seconds=1)
-    since, until = _range(since or until - REJECTED_SHOWN, until)
+    since, until = as_range(since or until - REJECTED_SHOWN, until)
     return await rejected(state.pool, subscription_id, since, until, limit=limit)
 
 

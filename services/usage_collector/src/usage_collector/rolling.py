@@ -1,0 +1,40 @@
+"""Keeps the roll-up: adds up hours that are over and have changed, and forgets what is older than the retention."""
+
+import asyncio
+import time
+from datetime import datetime, timedelta
+
+import asyncpg
+import structlog
+
+from billing_common.clock import BusinessClock
+from usage_collector import metrics, rollup_store
+
+log = structlog.get_logger(__name__)
+OVER = timedelta(minutes=2)  # an hour is added up when most of its stragglers are there: each later one has it added up again
+PAUSE_SECONDS = 5.0
+HOURS_MAX = 24
+FORGET_SECONDS = 600.0
+
+
+async def roll_up_due(pool: asyncpg.Pool, *, now: datetime) -> int:
+    """Add up changed hours that are over; returns how many."""
+    done = 0
+    for hour in await rollup_store.due_hours(pool, before=now - OVER, limit=HOURS_MAX):
+        started = time.monotonic()
+        async with pool.acquire() as connection, connection.transaction():
+            done += await rollup_store.roll_up(connection, hour)
+        metrics.ROLLING.observe(time.monotonic() - started)
+    return done
+
+
+async def run(pool: asyncpg.Pool, clock: BusinessClock, retention: timedelta) -> None:
+    forgotten_at = float("-inf")
+    while True:
+        while await roll_up_due(pool, now=clock.now()) == HOURS_MAX:
+            pass
+        if time.monotonic() - forgotten_at > FORGET_SECONDS:
+            forgotten_at = time.monotonic()
+            async with pool.acquire() as connection:
+                await rollup_store.forget_before(connection, (clock.now() - retention).replace(hour=0, minute=0, second=0, microsecond=0))
+        await asyncio.sleep(PAUSE_SECONDS)

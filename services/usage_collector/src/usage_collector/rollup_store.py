@@ -1,0 +1,169 @@
+"""Events added up by hour: kept by a background loop, read together with the events of hours that have changed since."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
+
+import asyncpg
+
+from billing_common.db import Connection
+
+Reader = Connection | asyncpg.Pool
+HOUR = timedelta(hours=1)
+RAW_LIMIT = "1500ms"  # for events of hours that are not rolled up: beyond, the answer says how far it goes
+Dimension = Literal["hour", "day", "endpoint", "status", "outcome"]
+COLUMNS: dict[Dimension, tuple[str, ...]] = {
+    "hour": ("hour",),
+    "day": ("day",),
+    "endpoint": ("origin", "method", "template"),
+    "status": ("status",),
+    "outcome": ("outcome", "reason"),
+}
+
+GROUPED = """
+    select hour, sid, segment_id, origin, outcome, reason, method, template, status, meter_id, is_further,
+        count(*) as events, sum(quantity)::bigint as quantity from (
+        select date_trunc('hour', at, 'UTC') as hour, sid, segment_id, origin, outcome, coalesce(reason, '') as reason,
+            coalesce(method, '') as method, coalesce(template, '') as template, coalesce(status, 0)::smallint as status,
+            coalesce(meter_id, '') as meter_id, false as is_further, counted as quantity
+        from usage_event where {where}
+        union all
+        select date_trunc('hour', e.at, 'UTC'), e.sid, e.segment_id, e.origin, e.outcome, coalesce(e.reason, ''), coalesce(e.method, ''),
+            coalesce(e.template, ''), coalesce(e.status, 0)::smallint, m.meter_id, true, m.counted
+        from usage_event_meter m join usage_event e on e.day = m.day and e.id = m.id where {further}
+    ) as seen group by 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11
+"""
+WHOLE_HOUR = GROUPED.format(where="day = $1 and at >= $2 and at < $3", further="m.day = $1 and e.day = $1 and e.at >= $2 and e.at < $3")
+OF_KEYS = GROUPED.format(
+    where="day between $1 and $2 and at >= $3 and at < $4 and sid = any($5::text[])",
+    further="m.day between $1 and $2 and e.day between $1 and $2 and e.at >= $3 and e.at < $4 and e.sid = any($5::text[])",
+)
+
+
+def hour_of(at: datetime) -> datetime:
+    return at.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+
+
+async def mark(connection: Connection, times: Iterable[datetime]) -> None:
+    """Say, in the transaction that changed events, in which hours."""
+    seen = list(times)
+    if not seen:
+        return
+    first, last = hour_of(min(seen)), hour_of(max(seen))
+    hours = [first] if first == last else sorted({hour_of(at) for at in seen})
+    await connection.execute("insert into changed_hour (hour) select unnest($1::timestamptz[])", hours)
+
+
+async def mark_segment(connection: Connection, segment_id: int, since: datetime) -> None:
+    """Say that a segment's events from an instant on are judged again."""
+    await connection.execute(
+        "insert into changed_hour (hour) select distinct hour from usage_window where segment_id = $1 and hour >= $2",
+        segment_id,
+        hour_of(since),
+    )
+
+
+async def due_hours(connection: Reader, *, before: datetime, limit: int) -> list[datetime]:
+    """Return changed hours that were over before a time, the oldest first."""
+    rows = await connection.fetch(
+        "select hour from changed_hour where hour <= $1 group by hour order by hour limit $2", before - HOUR, limit
+    )
+    return [row["hour"] for row in rows]
+
+
+async def roll_up(connection: Connection, hour: datetime) -> bool:
+    """Add an hour up again, in the caller's transaction; False when another process does. What changes meanwhile stays marked."""
+    if not await connection.fetchval(
+        "select pg_try_advisory_xact_lock(hashtext('usage_collector.rollup'), hashtext($1))", hour.isoformat()
+    ):
+        return False
+    marks = [row["number"] for row in await connection.fetch("select number from changed_hour where hour = $1", hour)]
+    await connection.execute("delete from usage_rollup where hour = $1", hour)
+    await connection.execute(
+        "insert into usage_rollup (hour, sid, segment_id, origin, outcome, reason, method, template, status, meter_id, is_further, "
+        f"events, quantity) {WHOLE_HOUR}",
+        hour.astimezone(UTC).date(),
+        hour,
+        hour + HOUR,
+    )
+    await connection.execute("delete from changed_hour where number = any($1::bigint[])", marks)
+    return True
+
+
+async def forget_before(connection: Connection, moment: datetime) -> None:
+    await connection.execute("delete from usage_rollup where hour < $1", moment)
+    await connection.execute("delete from changed_hour where hour < $1", moment)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Sums by the dimensions that were asked for and by meter: `events` that count for it (of several meters: in each), `distinct` ones.
+
+    `complete_until` None: all of the range is in it.
+    """
+
+    rows: list[dict[str, Any]]
+    complete_until: datetime | None
+
+
+async def split(connection: Connection, sids: Sequence[str], since: datetime, until: datetime, by: Sequence[Dimension]) -> Split:
+    """Add up what became of the events of some keys in a range of full hours."""
+    async with connection.transaction(isolation="repeatable_read", readonly=True):
+        changed = [row["hour"] for row in await connection.fetch(
+            "select distinct hour from changed_hour where hour >= $1 and hour < $2 order by 1", since, until)]  # fmt: skip
+        sums: dict[tuple[Any, ...], list[int]] = {}
+        names = [name for dimension in by for name in COLUMNS[dimension]]
+        rolled = await connection.fetch(
+            "select hour, origin::text, outcome::text, reason, method, template, status, meter_id, is_further, "
+            "sum(events)::bigint as events, sum(quantity)::bigint as quantity from usage_rollup where sid = any($1::text[]) "
+            "and hour >= $2 and hour < $3 and hour <> all($4::timestamptz[]) group by 1, 2, 3, 4, 5, 6, 7, 8, 9",
+            list(sids),
+            since,
+            until,
+            changed,
+        )
+        _add(sums, names, rolled)
+        missing = await _add_changed(connection, sums, names, sids, changed)
+    rows = [
+        dict(zip([*names, "meter_id", "distinct", "events", "quantity"], [*key, *figures], strict=True))
+        for key, figures in sorted(sums.items())
+    ]
+    return Split(rows, missing)
+
+
+async def _add_changed(
+    connection: Connection, sums: dict[tuple[Any, ...], list[int]], names: list[str], sids: Sequence[str], changed: list[datetime]
+) -> datetime | None:
+    """Add the events of hours that are not rolled up; returns from when on they are missing, if that took too long."""
+    for first, last in _ranges(changed):
+        try:
+            async with connection.transaction():
+                await connection.execute(f"set local statement_timeout = '{RAW_LIMIT}'")
+                rows = await connection.fetch(OF_KEYS, first.date(), last.date(), first, last + HOUR, list(sids))
+        except asyncpg.QueryCanceledError:
+            return first
+        _add(sums, names, rows)
+    return None
+
+
+def _ranges(hours: Sequence[datetime]) -> list[tuple[datetime, datetime]]:
+    """Join hours that follow one another: first and last of each run, in UTC."""
+    runs: list[tuple[datetime, datetime]] = []
+    for hour in (hour.astimezone(UTC) for hour in hours):
+        if runs and hour - runs[-1][1] == HOUR and hour.date() == runs[-1][0].date():
+            runs[-1] = (runs[-1][0], hour)
+        else:
+            runs.append((hour, hour))
+    return runs
+
+
+def _add(sums: dict[tuple[Any, ...], list[int]], names: Sequence[str], rows: Iterable[Any]) -> None:
+    for row in rows:
+        hour = row["hour"].astimezone(UTC)
+        values = {"hour": hour, "day": hour.replace(hour=0)}
+        key = (*(values[name] if name in values else row[name] for name in names), row["meter_id"])
+        figures = sums.setdefault(key, [0, 0, 0])
+        figures[0] += 0 if row["is_further"] else row["events"]
+        figures[1] += row["events"]
+        figures[2] += row["quantity"]
