@@ -1,6 +1,7 @@
 """Usage by hour, day, endpoint, status and outcome; single events; and where a subscription stands, with how fresh it is."""
 
 from collections.abc import AsyncIterator
+from copy import deepcopy
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +19,7 @@ from usage_collector import corrections, rolling, rollup_store, routes_usage
 from usage_collector.collecting import Collector
 from usage_collector.corrections import Adjustment
 
-from .conftest import START, TABLES, FixedClock, Publish, call, catalogue_applied, collect, make_collector, settle, state
+from .conftest import CATALOGUE, START, TABLES, FixedClock, Publish, call, catalogue_applied, collect, make_collector, settle, state
 
 HOUR = START.replace(minute=0)
 KEYS = ("k" * 32,)
@@ -210,3 +211,23 @@ async def test_the_split_always_adds_up_to_the_windows(
     windows = {row["hour"]: row["quantity"] for row in await pool.fetch("select hour, quantity from usage_window where quantity > 0")}
     assert {row["hour"]: row["quantity"] for row in found.rows if row["outcome"] == "counted"} == windows
     assert sum(row["distinct"] for row in found.rows) == len(sent)
+
+
+async def test_growth_that_moves_to_an_earlier_event_moves_in_the_roll_up(
+    pool: asyncpg.Pool, publish: Publish, collector: Collector, clock: FixedClock
+) -> None:
+    """A value that an earlier event turns out to have stated first: both hours are added up again."""
+    document = deepcopy(CATALOGUE)
+    document["meters"]["users"] = {"name": "Users", "property": "user", "aggregation": "unique"}
+    price = {"usage": [{"meter": "users", "amount": "1"}]}
+    document["products"].append({"id": "team", "name": "Team", "model": "Metered", "source": "ingest", "price": price})
+    await publish(catalogue_applied(document))
+    await publish(state(product_id="team"))
+    clock.instant = START + timedelta(hours=9)
+    plain: dict[str, Any] = {"origin": "ingest", "status": None, "method": None, "template": None, "properties": {"user": "ada"}}
+    for name, at in (("second", START + timedelta(hours=2)), ("first", START)):
+        await collect(collector, clock, [call(name, at, **plain)])
+        await rolling.roll_up_due(pool, now=clock.now())
+    async with pool.acquire() as connection:
+        found = await rollup_store.split(connection, ["sub-1"], HOUR, HOUR + timedelta(hours=3), ["hour"])
+    assert {row["hour"]: row["quantity"] for row in found.rows if row["quantity"]} == {HOUR: 1}
