@@ -7,9 +7,11 @@ from typing import Any
 import asyncpg
 import pytest
 
+from billing_common.catalogue import Catalogue
 from billing_common.events import (
     AccessGranted,
     AccessSuspended,
+    CatalogueApplied,
     InvoicePaid,
     InvoicePaymentFailed,
     SubscriptionCancellationRequested,
@@ -154,6 +156,20 @@ async def test_a_failed_payment_says_how_much_when_again_and_leads_to_the_card(s
     answer = await story.member.browser.submit(page, f"/subscriptions/{story.subscription_id}/billing")
     assert answer.headers["location"] == f"https://billing.stripe.com/p/{story.member.account_id}"
     assert checkout.billing == [(story.member.account_id, f"http://billing.test/subscriptions/{story.subscription_id}")]
+
+
+async def test_the_grace_of_the_plan_is_told_when_there_is_no_further_try(story: Story, publish: Publish, catalogue: Catalogue) -> None:
+    document = catalogue.document()
+    for product in document["products"]:
+        product["policies"]["dunning_grace_days"] = 7
+    await publish(CatalogueApplied(cause_id="again", occurred_at=story.start, version=2, document=document))
+    await story.state(status="unpaid", catalogue_version=2)
+    await story.access()
+    await story.invoice(InvoicePaymentFailed, status="open", remaining=10995)
+    page = await story.page()
+    assert "Your key works until 7 days after the last one" in page.text
+    assert "Past due" in page.text
+    assert "Suspended" not in page.text
 
 
 async def test_a_suspended_key_is_announced_and_the_banner_goes_when_it_is_paid(story: Story) -> None:

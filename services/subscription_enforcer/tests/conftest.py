@@ -15,7 +15,7 @@ from billing_common import testing
 from billing_common.apim_client import create_client
 from billing_common.clock import BusinessClock
 from billing_common.db import create_pool
-from billing_common.events import SubscriptionCancellationRequested, SubscriptionUpdated, UsageThresholdReached
+from billing_common.events import CatalogueApplied, SubscriptionCancellationRequested, SubscriptionUpdated, UsageThresholdReached
 from billing_common.settings import ApimSettings
 from sandbox_apim.app import Sandbox, running
 from sandbox_apim.settings import Settings as SandboxSettings
@@ -43,7 +43,7 @@ async def connection(database: str) -> AsyncIterator[asyncpg.Connection]:
 async def pool(database: str) -> AsyncIterator[asyncpg.Pool]:
     """The writer needs real commits, NOTIFY and locks, so tables are emptied instead of rolled back."""
     pool = await create_pool(database, schema=NAME)
-    await pool.execute("truncate access, access_change, outbox, inbox")
+    await pool.execute("truncate access, access_change, plan, outbox, inbox")
     yield pool
     await pool.close()
 
@@ -137,6 +137,12 @@ class Samples:
             "current_period_end": FEBRUARY,
         }
         return SubscriptionUpdated(**{**given, "status": status, "revision": revision, **changes})
+
+    def catalogue(self, grace_days: int = 0, version: int = 1) -> CatalogueApplied:
+        plan = {"id": "standard", "name": "Standard", "model": "Tier", "price": {"base": "9"}, "quota": {"calls": 9}}
+        product = plan | {"policies": {"dunning_grace_days": grace_days}}
+        document = {"version": 1, "meters": {"calls": {"name": "Calls"}}, "products": [product]}
+        return CatalogueApplied(cause_id=f"apply-{version}", occurred_at=JANUARY, version=version, document=document)
 
     def cancellation(self, when: str = "now", **changes: Any) -> SubscriptionCancellationRequested:
         given: dict[str, Any] = {"subscription_id": "s-1", "account_id": "a-1", "user_id": "u-1", "when": when}

@@ -17,7 +17,7 @@ NOTHING = Facts("s-1", "a-1")
 
 def learn(facts: Facts, event: object) -> Facts:
     if isinstance(event, SubscriptionState):
-        return domain.with_state(facts, event)
+        return domain.with_state(facts, event, NOW)
     if isinstance(event, UsageThresholdReached):
         return domain.with_threshold(facts, event)
     assert isinstance(event, SubscriptionCancellationRequested)
@@ -44,7 +44,7 @@ def learn(facts: Facts, event: object) -> Facts:
 )
 def test_access_follows_status_cancellation_and_quota(case: tuple[Any, ...], samples: Any) -> None:
     status, cancelled, stopped, access, reason = case
-    facts = domain.with_state(NOTHING, samples.state(status))
+    facts = domain.with_state(NOTHING, samples.state(status), NOW)
     facts = domain.with_cancellation(facts) if cancelled else facts
     facts = domain.with_threshold(facts, samples.threshold()) if stopped else facts
     decided = domain.decide(facts, NOW)
@@ -84,7 +84,7 @@ def test_every_order_of_events_with_repeats_ends_the_same(samples: Any) -> None:
     ],
 )
 def test_a_used_up_quota_stops_access_until_the_next_period(samples: Any, period_start: str, stopped_in: str, access: str) -> None:
-    facts = domain.with_state(NOTHING, samples.state(current_period_start=getattr(samples, period_start)))
+    facts = domain.with_state(NOTHING, samples.state(current_period_start=getattr(samples, period_start)), NOW)
     decided = domain.decide(domain.with_threshold(facts, samples.threshold(getattr(samples, stopped_in))), NOW)
     assert decided is not None
     assert decided.access == access
@@ -92,12 +92,12 @@ def test_a_used_up_quota_stops_access_until_the_next_period(samples: Any, period
 
 def test_a_start_in_mid_month_counts_as_the_start_of_its_period(samples: Any) -> None:
     middle = datetime(2026, 1, 10, tzinfo=UTC)
-    facts = domain.with_state(NOTHING, samples.state(started_at=middle, current_period_start=middle))
+    facts = domain.with_state(NOTHING, samples.state(started_at=middle, current_period_start=middle), NOW)
     assert domain.decide(domain.with_threshold(facts, samples.threshold()), NOW) == Desired("suspended", "quota")
 
 
 def test_a_free_product_comes_back_with_the_next_month(samples: Any) -> None:
-    facts = domain.with_threshold(domain.with_state(NOTHING, samples.state(current_period_end=None)), samples.threshold())
+    facts = domain.with_threshold(domain.with_state(NOTHING, samples.state(current_period_end=None), NOW), samples.threshold())
     assert domain.decide(facts, NOW) == Desired("suspended", "quota", samples.february)
     assert domain.decide(facts, samples.february) == Desired("granted", "subscribed")
 
@@ -106,10 +106,45 @@ def test_a_threshold_without_hard_stop_changes_nothing(samples: Any) -> None:
     assert domain.with_threshold(NOTHING, samples.threshold(hard_stop=False)) == NOTHING
 
 
+WEEK = timedelta(days=7)
+
+
+def test_an_unpaid_customer_goes_on_until_the_grace_has_passed(samples: Any) -> None:
+    facts = domain.with_state(domain.with_state(NOTHING, samples.state(), NOW), samples.state("unpaid", 2), NOW)
+    assert domain.decide(facts, NOW, grace=WEEK) == Desired("granted", "subscribed", NOW + WEEK)
+    later = domain.with_state(facts, samples.state("unpaid", 3), NOW + WEEK / 2)  # further news does not begin it anew
+    assert domain.decide(later, NOW + WEEK / 2, grace=WEEK) == Desired("granted", "subscribed", NOW + WEEK)
+    assert domain.decide(later, NOW + WEEK, grace=WEEK) == Desired("suspended", "payment_failed")
+    assert domain.decide(later, NOW, grace=timedelta(0)) == Desired("suspended", "payment_failed")
+
+
+def test_who_pays_in_the_grace_goes_on_and_has_a_whole_grace_the_next_time(samples: Any) -> None:
+    facts = domain.with_state(domain.with_state(NOTHING, samples.state("unpaid", 1), NOW), samples.state("active", 2), NOW + WEEK / 2)
+    assert domain.decide(facts, NOW + 2 * WEEK, grace=WEEK) == Desired("granted", "subscribed")
+    again = domain.with_state(facts, samples.state("unpaid", 3), NOW + 3 * WEEK)
+    assert domain.decide(again, NOW + 3 * WEEK, grace=WEEK) == Desired("granted", "subscribed", NOW + 4 * WEEK)
+
+
+def test_a_used_up_quota_stops_in_the_grace_as_well_and_is_looked_at_again_when_it_ends(samples: Any) -> None:
+    facts = domain.with_threshold(domain.with_state(NOTHING, samples.state("unpaid"), NOW), samples.threshold())
+    assert domain.decide(facts, NOW, grace=WEEK) == Desired("suspended", "quota", NOW + WEEK)
+    assert domain.decide(facts, NOW + WEEK, grace=WEEK) == Desired("suspended", "payment_failed")
+
+
+def test_nobody_is_suspended_by_a_plan_that_is_not_known_yet(samples: Any) -> None:
+    assert domain.decide(domain.with_state(NOTHING, samples.state("unpaid"), NOW), NOW, grace=None) == Desired("granted", "subscribed")
+
+
+@pytest.mark.parametrize(("status", "reason"), [("incomplete", "payment_failed"), ("paused", "paused")])
+def test_the_grace_is_for_a_failed_renewal_only(samples: Any, status: str, reason: str) -> None:
+    facts = domain.with_state(NOTHING, samples.state(status), NOW)
+    assert domain.decide(facts, NOW, grace=WEEK) == Desired("suspended", reason)
+
+
 @pytest.mark.parametrize("value", ["", "..", ".", "a/b", "-a", "a b", "a" * 81, "ä", "a\n"])
 def test_an_id_that_reaches_elsewhere_is_poison(samples: Any, value: str) -> None:
     with pytest.raises(InvalidEventError):
-        domain.with_state(NOTHING, samples.state(product_id=value))
+        domain.with_state(NOTHING, samples.state(product_id=value), NOW)
 
 
 GRANTED = Applied("granted", "subscribed", "standard")
@@ -164,6 +199,6 @@ def test_five_or_two_in_a_hundred_may_be_suspended_an_hour(live: int, allowed: i
 
 def test_december_is_followed_by_january(samples: Any) -> None:
     december = datetime(2026, 12, 5, tzinfo=UTC)
-    facts = domain.with_state(NOTHING, samples.state(current_period_end=None))
+    facts = domain.with_state(NOTHING, samples.state(current_period_end=None), NOW)
     decided = domain.decide(domain.with_threshold(facts, samples.threshold(december)), december + timedelta(days=1))
     assert decided == Desired("suspended", "quota", datetime(2027, 1, 1, tzinfo=UTC))

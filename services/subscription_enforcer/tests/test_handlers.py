@@ -1,6 +1,7 @@
 """Events go in through a broker in memory; what should be is read back from Postgres."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import timedelta
 from typing import Any
 
 import asyncpg
@@ -73,12 +74,30 @@ async def test_a_hard_stop_suspends(publish: Publish, connection: asyncpg.Connec
 
 
 async def test_a_new_decision_ends_hold_and_approval(publish: Publish, connection: asyncpg.Connection, samples: Any) -> None:
+    await publish(samples.catalogue())
     await publish(samples.state("unpaid", 1))
     await connection.execute("update access set held = true, approved_by = 'operator', tries = 7")
     await publish(samples.state("unpaid", 2))
     assert tuple(await connection.fetchrow("select held, approved_by, tries from access") or ()) == (True, "operator", 0)
     await publish(samples.state("active", 3))
     assert tuple(await connection.fetchrow("select held, approved_by from access") or ()) == (False, None)
+
+
+async def test_an_unpaid_customer_is_suspended_when_his_plan_is_known_to_have_no_grace(
+    publish: Publish, connection: asyncpg.Connection, samples: Any
+) -> None:
+    await publish(samples.state("unpaid", 1))
+    assert await desired(connection) == ("granted", "subscribed", 1, True)
+    await publish(samples.catalogue())
+    assert await desired(connection) == ("suspended", "payment_failed", 1, False)
+
+
+async def test_the_grace_of_the_plan_that_was_bought_counts(publish: Publish, connection: asyncpg.Connection, samples: Any) -> None:
+    await publish(samples.catalogue(grace_days=7))
+    await publish(samples.catalogue(version=2))
+    await publish(samples.state("unpaid", 1))
+    assert await desired(connection) == ("granted", "subscribed", 1, True)
+    assert await connection.fetchval("select reconsider_at - unpaid_since from access") == timedelta(days=7)
 
 
 async def test_an_event_with_a_dangerous_id_leaves_no_trace(publish: Publish, connection: asyncpg.Connection, samples: Any) -> None:

@@ -54,6 +54,7 @@ async def test_an_event_becomes_access_at_api_management_at_once(
 ) -> None:
     async with testing.memory_kafka(router, pool=pool, clock=service.clock) as publish:
         await asyncio.sleep(0.2)  # the comparison at the start has opened the connection
+        await publish(samples.catalogue())
         took = []
         for revision, status in enumerate(["active", "unpaid", "active"], 1):
             started = time.monotonic()
@@ -76,6 +77,7 @@ async def test_the_doors_ask_for_a_token_and_say_what_is_not_there(service: Serv
 
 async def test_held_suspensions_are_shown_and_approved(service: Service, pool: asyncpg.Pool, http: httpx.AsyncClient, samples: Any) -> None:
     async with testing.memory_kafka(router, pool=pool, clock=service.clock) as publish:
+        await publish(samples.catalogue())
         for number in range(7):
             await publish(samples.state(subscription_id=f"s-{number}"))
         await rested(pool)

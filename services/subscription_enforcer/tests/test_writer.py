@@ -10,12 +10,19 @@ import asyncpg
 import pytest
 
 from billing_common import testing
+from billing_common.catalogue import Product
+from billing_common.catalogue_model import Policies
 from billing_common.clock import BusinessClock
 from billing_common.events import AccessGranted, AccessRestored, AccessRevoked, AccessSuspended, SubscriptionState
-from subscription_enforcer import domain, store
+from subscription_enforcer import domain, plans, store
 from subscription_enforcer.apim_gateway import Found
 from subscription_enforcer.repair import Repair
 from subscription_enforcer.writer import Writer
+
+
+def graceful(days: int) -> Product:
+    policies = Policies(dunning_grace_days=days)
+    return Product(id="standard", name="Standard", model="Tier", policies=policies)
 
 
 @pytest.fixture
@@ -23,11 +30,11 @@ def writer(pool: asyncpg.Pool, apim: Any, clock: BusinessClock) -> Writer:
     return Writer(pool, apim, clock, minimum=5, share=0.02)
 
 
-async def take(pool: asyncpg.Pool, event: SubscriptionState, clock: BusinessClock) -> None:
+async def take(pool: asyncpg.Pool, event: SubscriptionState, clock: BusinessClock, grace: timedelta = timedelta(0)) -> None:
     """Do what the handler does with a state."""
     async with pool.acquire() as connection, connection.transaction():
-        facts = domain.with_state(await store.lock_facts(connection, event.subscription_id, event.account_id), event)
-        await store.save(connection, facts, domain.decide(facts, clock.now()))
+        facts = domain.with_state(await store.lock_facts(connection, event.subscription_id, event.account_id), event, clock.now())
+        await store.save(connection, facts, domain.decide(facts, clock.now(), grace=grace))
 
 
 async def test_a_life_is_applied_and_told_step_by_step(
@@ -168,6 +175,49 @@ async def test_a_free_quota_comes_back_when_the_clock_reaches_the_next_month(
         pass
     assert apim.subscriptions["s-1"].state == "active"
     assert await writer.next_due() is None
+
+
+async def test_the_key_is_refused_only_when_the_grace_has_passed_also_after_a_restart(
+    pool: asyncpg.Pool, writer: Writer, apim: Any, samples: Any, clock: BusinessClock
+) -> None:
+    week = timedelta(days=7)
+    async with pool.acquire() as connection, connection.transaction():
+        await plans.add(connection, 1, [graceful(7)])
+    await take(pool, samples.state(), clock)
+    await writer.round()
+    before = clock.now()
+    await take(pool, samples.state("unpaid", 2), clock, week)
+    await writer.round()
+    assert apim.subscriptions["s-1"].state == "active"
+    due = await writer.next_due()
+    assert due is not None
+    assert before + week <= due <= clock.now() + week
+    restarted = Writer(pool, apim, clock, minimum=5, share=0.02)
+    clock.set_offset(week - timedelta(seconds=10))
+    while await restarted.round():
+        pass
+    assert apim.subscriptions["s-1"].state == "active"
+    clock.set_offset(week + timedelta(seconds=1))
+    while await restarted.round():
+        pass
+    assert apim.subscriptions["s-1"].state == "suspended"
+    assert [event.reason for event in await testing.events_in_outbox(pool, AccessSuspended)] == ["payment_failed"]
+    assert await restarted.next_due() is None
+
+
+async def test_who_pays_in_the_grace_is_never_suspended(
+    pool: asyncpg.Pool, writer: Writer, apim: Any, samples: Any, clock: BusinessClock
+) -> None:
+    async with pool.acquire() as connection, connection.transaction():
+        await plans.add(connection, 1, [graceful(7)])
+    for revision, status in enumerate(["active", "past_due", "unpaid", "active"], 1):
+        await take(pool, samples.state(status, revision), clock, timedelta(days=7))
+        await writer.round()
+    clock.set_offset(timedelta(days=8))
+    while await writer.round():
+        pass
+    assert apim.calls == [("s-1", "active")]
+    assert await testing.topics_in_outbox(pool) == ["access.granted"]
 
 
 async def test_drift_is_repaired_without_news_and_foreign_subscriptions_are_left_alone(

@@ -132,7 +132,7 @@ BADGES: Mapping[str, Badge] = {
     "active": Badge("Active", "good"),
     "trialing": Badge("Trial", "good"),
     "past_due": Badge("Past due", "bad"),
-    "unpaid": Badge("Suspended", "bad"),
+    "unpaid": Badge("Past due", "bad"),  # until the grace of the plan has passed; then access is suspended
     "paused": Badge("Paused", "warn"),
     "incomplete": Badge("Waiting for payment", "warn"),
     "incomplete_expired": Badge("Not paid", ""),

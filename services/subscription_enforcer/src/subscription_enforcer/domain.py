@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 from billing_common.events import (
@@ -22,12 +22,16 @@ Access = Literal["granted", "suspended", "revoked"]
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}")  # "..", "." and "/" would reach other resources of API Management
 ENDED: frozenset[SubscriptionStatus] = frozenset({"canceled", "incomplete_expired"})
 UNPAID: frozenset[SubscriptionStatus] = frozenset({"unpaid", "incomplete"})
+NO_GRACE = timedelta(0)
 STATE_AT_APIM: Mapping[Access, str] = {"granted": "active", "suspended": "suspended", "revoked": "cancelled"}
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of one subscription. `hard_stop_period` is the newest period whose quota was used up."""
+    """What is known of one subscription. `hard_stop_period` is the newest period whose quota was used up.
+
+    `unpaid_since` is when one heard that its last retry failed: never earlier than that, however late the news came.
+    """
 
     subscription_id: str
     account_id: str
@@ -41,6 +45,8 @@ class Facts:
     current_period_end: datetime | None = None
     cancellation_requested: bool = False
     hard_stop_period: datetime | None = None
+    catalogue_version: int = 0
+    unpaid_since: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -68,8 +74,8 @@ def checked_id(value: str) -> str:
     return value
 
 
-def with_state(facts: Facts, event: SubscriptionState) -> Facts:
-    """Return the facts with the event's state, if it is newer than what is known."""
+def with_state(facts: Facts, event: SubscriptionState, now: datetime) -> Facts:
+    """Return the facts with the event's state, if it is newer than what is known at `now` (business time)."""
     if event.revision <= facts.revision:
         return facts
     return replace(
@@ -82,6 +88,8 @@ def with_state(facts: Facts, event: SubscriptionState) -> Facts:
         started_at=event.started_at,
         current_period_start=event.current_period_start,
         current_period_end=event.current_period_end,
+        catalogue_version=event.catalogue_version,
+        unpaid_since=(facts.unpaid_since or now) if event.status == "unpaid" else None,
     )
 
 
@@ -98,20 +106,35 @@ def with_threshold(facts: Facts, event: UsageThresholdReached) -> Facts:
     return replace(facts, hard_stop_period=event.period_start if known is None else max(known, event.period_start))
 
 
-def decide(facts: Facts, now: datetime) -> Desired | None:
-    """Return the access that should be at `now` (business time); None while the subscription's state is not known."""
+def decide(facts: Facts, now: datetime, *, grace: timedelta | None = NO_GRACE) -> Desired | None:
+    """Return the access that should be at `now` (business time); None while the subscription's state is not known.
+
+    `grace` is how long an unpaid subscription goes on; None while its plan is not known: it goes on until it is.
+    """
     if facts.status is None:
         return None
     if facts.status in ENDED:
         return Desired("revoked", "canceled")
     if facts.cancellation_requested:
         return Desired("suspended", "cancellation")
-    if facts.status in UNPAID:
+    in_grace, grace_ends = _grace(facts, now, grace)
+    if facts.status in UNPAID and not in_grace:
         return Desired("suspended", "payment_failed")
     if facts.status == "paused":
         return Desired("suspended", "paused")
     stopped, until = _quota(facts, now)
-    return Desired("suspended", "quota", until) if stopped else Desired("granted", "subscribed")
+    next_look = min((moment for moment in (until, grace_ends) if moment is not None), default=None)
+    return Desired("suspended", "quota", next_look) if stopped else Desired("granted", "subscribed", grace_ends)
+
+
+def _grace(facts: Facts, now: datetime, grace: timedelta | None) -> tuple[bool, datetime | None]:
+    """Whether an unpaid subscription still goes on, and until when. One whose first payment failed never began."""
+    if facts.unpaid_since is None:
+        return False, None
+    if grace is None:
+        return True, None
+    ends = facts.unpaid_since + grace
+    return (True, ends) if now < ends else (False, None)
 
 
 def _quota(facts: Facts, now: datetime) -> tuple[bool, datetime | None]:

@@ -6,9 +6,12 @@ from typing import Annotated
 from faststream import Context
 from faststream.kafka import KafkaRouter
 
+from billing_common.catalogue import Catalogue, CatalogueError
 from billing_common.clock import BusinessClock
 from billing_common.db import Pool
 from billing_common.events import (
+    CatalogueApplied,
+    InvalidEventError,
     SubscriptionCancellationRequested,
     SubscriptionCreated,
     SubscriptionDeleted,
@@ -19,13 +22,29 @@ from billing_common.events import (
 )
 from billing_common.inbox import claim
 from billing_common.messaging import consume
-from subscription_enforcer import domain, store
+from subscription_enforcer import domain, plans, store
 from subscription_enforcer.domain import Facts
 
 NAME = "subscription_enforcer"
 Clock = Annotated[BusinessClock, Context("clock")]
 
 router = KafkaRouter()
+
+
+@consume(router, CatalogueApplied, service=NAME)
+async def on_catalogue_applied(event: CatalogueApplied, pool: Pool, clock: Clock) -> None:
+    """Keep what the plans say of access, and decide what waited for it."""
+    try:
+        catalogue = Catalogue.from_document(event.document)
+    except CatalogueError as error:
+        raise InvalidEventError(f"catalogue version {event.version} cannot be read: {error}"[:300]) from None
+    async with pool.acquire() as connection, connection.transaction():
+        if not await claim(connection, event, consumer=NAME):
+            return
+        await plans.add(connection, event.version, catalogue.products)
+        for subscription_id in await plans.unpaid_of(connection, event.version):
+            facts = await store.lock_facts(connection, subscription_id, "")
+            await store.save(connection, facts, await plans.decide(connection, facts, clock.now()))
 
 
 @consume(router, SubscriptionCreated, service=NAME)
@@ -56,7 +75,7 @@ async def on_threshold_reached(event: UsageThresholdReached, pool: Pool, clock: 
 
 
 async def _take_state(event: SubscriptionState, pool: Pool, clock: BusinessClock) -> None:
-    await _learn(event, pool, clock, lambda facts: domain.with_state(facts, event))
+    await _learn(event, pool, clock, lambda facts: domain.with_state(facts, event, clock.now()))
 
 
 async def _learn(event: SubscriptionEvent, pool: Pool, clock: BusinessClock, add: Callable[[Facts], Facts]) -> None:
@@ -64,7 +83,8 @@ async def _learn(event: SubscriptionEvent, pool: Pool, clock: BusinessClock, add
     async with pool.acquire() as connection, connection.transaction():
         if not await claim(connection, event, consumer=NAME):
             return
+        await plans.lock(connection)
         known = await store.lock_facts(connection, event.subscription_id, event.account_id)
         facts = add(known)
         if facts != known:
-            await store.save(connection, facts, domain.decide(facts, clock.now()))
+            await store.save(connection, facts, await plans.decide(connection, facts, clock.now()))

@@ -13,7 +13,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from billing_common.clock import BusinessClock
 from billing_common.db import listening, require_open
 from billing_common.outbox import announce
-from subscription_enforcer import domain, store
+from subscription_enforcer import domain, plans, store
 from subscription_enforcer.apim_gateway import ApimError, ApimGateway, Wanted
 from subscription_enforcer.domain import Applied
 from subscription_enforcer.store import Pending
@@ -136,8 +136,9 @@ class Writer:
         found = await store.to_reconsider(self._pool, now)
         for subscription_id in found:
             async with self._pool.acquire() as connection, connection.transaction():
+                await plans.lock(connection)
                 facts = await store.lock_facts(connection, subscription_id, "")
-                await store.save(connection, facts, domain.decide(facts, now))
+                await store.save(connection, facts, await plans.decide(connection, facts, now))
         return len(found)
 
     # --- the breaker ---
@@ -180,7 +181,7 @@ class Writer:
         )
 
     async def next_due(self) -> datetime | None:
-        """Return when a quota's month ends or the breaker's hour lets the next held suspension through."""
+        """Return when a quota's month or an unpaid customer's grace ends, or the breaker's hour lets the next held suspension through."""
         dues = [await store.next_reconsideration(self._pool)]
         if (await store.backlog(self._pool)).held and (past := await store.payment_suspensions(self._pool, self._clock.now() - HOUR)):
             dues.append(past[0] + HOUR)

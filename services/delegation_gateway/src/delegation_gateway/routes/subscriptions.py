@@ -76,6 +76,7 @@ async def _page(
         "unpaid": next(
             (one for one in invoices if one.status in {"open", "uncollectible"} and one.remaining_minor > 0 and one.attempt_count), None
         ),
+        "grace_days": sold[1].policies.dunning_grace_days if sold else 0,
         "keys": keys,
         "now": now,
         "gateway_url": parts.settings.gateway_url,
