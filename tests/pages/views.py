@@ -36,12 +36,19 @@ def press(words: str, **fields: str) -> Act:
     return act
 
 
+async def open_everything(page: Page) -> None:
+    """Open all that can be opened, so that what is inside is looked at too."""
+    await page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+
+
 async def _public(scene: Scene) -> list[View]:
     base = scene.places.turnpike
     return [
         View("home", f"{base}/"),
         View("pricing", f"{base}/pricing"),
+        View("pricing-opened", f"{base}/pricing?calls=2,000,000&product=pro", act=open_everything),
         View("pricing-wrong", f"{base}/pricing?calls=many", status=422),
+        View("pricing-embedded", f"{base}/pricing/embed?theme=dark"),
         View("register", f"{base}/register"),
         View("register-wrong", f"{base}/register", act=press("Create account", email="nobody", password="short")),
         View("sign-in", f"{base}/sign-in"),

@@ -45,6 +45,23 @@ def test_counts_are_written_in_full_and_short_only_on_axes() -> None:
     assert (formats.plural(1, "call"), formats.plural(2000, "call")) == ("1 call", "2,000 calls")
 
 
+@pytest.mark.parametrize(
+    ("amount_minor", "currency", "text"),
+    [
+        (0, "usd", "$0"),
+        (20_000, "usd", "$200"),
+        (250, "usd", "$2.50"),
+        (999_900, "usd", "$9,999"),
+        (1_250_000, "usd", "$12.5K"),
+        (700_000, "jpy", "¥700K"),
+        (1_500, "kwd", "KWD\xa01.500"),
+        (20_000_000, "kwd", "KWD\xa020K"),
+    ],
+)
+def test_amounts_are_short_on_axes(amount_minor: float, currency: str, text: str) -> None:
+    assert formats.short_money(amount_minor, currency) == text
+
+
 def test_days_and_moments_are_in_utc_and_readable_by_machines() -> None:
     late = datetime(2026, 11, 30, 23, 30, tzinfo=timezone(timedelta(hours=-5)))
     assert formats.day(late) == '<time datetime="2026-12-01">1 December 2026</time>'

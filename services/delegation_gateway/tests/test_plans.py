@@ -1,15 +1,13 @@
-"""Prices in words, and the public pages made of them."""
+"""Prices in words."""
 
-from datetime import UTC, datetime
-from typing import Any
+from pathlib import Path
 
 import pytest
 
 from billing_common.catalogue import Catalogue
-from delegation_gateway.plans import example_quotes, plan_of, quote
-from delegation_gateway.routes.public import read_number
+from delegation_gateway.plans import example_costs, plan_of
 
-NOON = datetime(2026, 5, 10, 12, tzinfo=UTC)
+EXAMPLES = Path(__file__).parents[3] / "docs" / "examples"
 
 
 @pytest.mark.parametrize(
@@ -21,7 +19,7 @@ NOON = datetime(2026, 5, 10, 12, tzinfo=UTC)
         ("basic", "$14.95", "a month", "50,000 calls a month, then calls stop"),
         ("standard", "$89.95", "a month", "then $0.10 for every 100 calls"),
         ("pro", "$449.95", "a month", "1,200 calls a minute"),
-        ("enterprise", "$749.95", "for each started 1,500,000 calls", "At least 1 package a period"),
+        ("enterprise", "$749.95", "for each started 1,500,000 calls", "At least 1 package a month"),
     ],
 )
 def test_each_plan_says_its_price_and_what_it_holds(catalogue: Catalogue, product_id: str, headline: str, unit: str, line: str) -> None:
@@ -30,43 +28,34 @@ def test_each_plan_says_its_price_and_what_it_holds(catalogue: Catalogue, produc
     assert line in plan.lines
 
 
-@pytest.mark.parametrize(
-    ("product_id", "calls", "total_minor"),
-    [
-        ("free", 100, 0),
-        ("free", 101, None),
-        ("payg", 120_000, 18_000),
-        ("basic", 50_001, None),
-        ("standard", 120_000, 10_995),
-        ("enterprise", 1_500_001, 149_990),
-    ],
-)
-def test_a_quote_is_what_the_invoice_would_be(catalogue: Catalogue, product_id: str, calls: int, total_minor: int | None) -> None:
-    assert quote(catalogue, catalogue.product(product_id), calls, at=NOON).total_minor == total_minor
-
-
 def test_examples_show_usage_within_and_above_what_is_included(catalogue: Catalogue) -> None:
-    quotes = example_quotes(catalogue, catalogue.product("standard"), at=NOON)
-    assert [(one.calls, one.total_minor) for one in quotes] == [(50_000, 8_995), (100_000, 8_995), (200_000, 18_995)]
-    assert example_quotes(catalogue, catalogue.product("free"), at=NOON) == []
+    examples = example_costs(catalogue, catalogue.product("standard"), "usd")
+    assert [(one.usage, one.total_minor) for one in examples] == [
+        ("50,000 calls a month", 8_995),
+        ("100,000 calls a month", 8_995),
+        ("200,000 calls a month", 18_995),
+    ]
+    assert example_costs(catalogue, catalogue.product("free"), "usd") == []
 
 
-@pytest.mark.parametrize(
-    ("text", "number"),
-    [("120,000", 120_000), ("120 000", 120_000), ("0", 0), ("1" * 15, None), ("-1", None), ("1e9", None), ("", None), ("١٢", None)],
-)
-def test_numbers_are_read_as_people_write_them(text: str, number: int | None) -> None:
-    assert read_number(text) == number
+def test_examples_are_in_the_currency_that_is_shown_and_for_the_whole_interval() -> None:
+    world = Catalogue.parse((EXAMPLES / "currencies.json").read_text())
+    assert [one.total_minor for one in example_costs(world, world.product("world"), "jpy")] == [7_000, 7_000, 14_000]
+    yearly = Catalogue.parse((EXAMPLES / "yearly.json").read_text())
+    assert [(one.usage, one.total_minor) for one in example_costs(yearly, yearly.product("yearly"), "usd")] == [
+        ("5,000 calls a month", 49_000),
+        ("10,000 calls a month", 49_000),
+        ("20,000 calls a month", 109_000),
+    ]
 
 
-async def test_the_pricing_page_marks_the_cheapest_plan_for_the_number(browser: Any, applied: int) -> None:
-    page = await browser.get("/pricing", params={"calls": "120,000"})
-    assert "<strong>Standard</strong> costs least" in page.text
-    assert page.text.count("Choose ") == 7
-    wrong = await browser.get("/pricing", params={"calls": "many"})
-    assert (wrong.status_code, "Enter a number of calls" in wrong.text) == (422, True)
+def test_a_feature_that_repeats_the_limits_is_not_said_twice(catalogue: Catalogue) -> None:
+    lines = plan_of(catalogue, catalogue.product("free")).lines
+    assert list(lines) == ["100 calls a month, then calls stop", "100 calls a minute", "No card"]
 
 
-async def test_before_a_catalogue_the_pages_say_so(browser: Any) -> None:
-    assert "No plans yet" in (await browser.get("/pricing")).text
-    assert (await browser.get("/")).status_code == 200
+def test_a_plan_in_one_line(catalogue: Catalogue) -> None:
+    summaries = {product.id: plan_of(catalogue, product).summary for product in catalogue.products}
+    assert summaries["basic"] == "$14.95 a month, 50,000 calls a month, then calls stop"
+    assert summaries["standard"] == "$89.95 a month, 100,000 calls included, then $0.10 for every 100 calls"
+    assert summaries["enterprise"] == "$749.95 for each started 1,500,000 calls"

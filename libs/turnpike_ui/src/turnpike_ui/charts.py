@@ -2,19 +2,30 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from turnpike_ui.formats import short_count
 
-DASHES = ("none", "7 4", "4 3", "2 3", "9 3 2 3")
 GRID_LINES_MAX = 6
+STYLES = 8  # colours; dashes and marks repeat at other numbers, so that two lines of one colour differ in both
+DASHES = ("none", "9 4", "2 3", "12 3 2 3", "5 3")
+MARKS = ("disc", "square", "triangle", "diamond", "cross", "ring")
 
 
 @dataclass(frozen=True)
 class Series:
+    """A line by its corners. `place` decides its colour, dash and mark; `here` is its value at the place that is talked about.
+
+    The accent line is thick and whole.
+    """
+
     name: str
     points: Sequence[tuple[float, float]]
+    place: int = 0
     accent: bool = False
+    ends_early: bool = False
+    here: float | None = None
 
 
 @dataclass(frozen=True)
@@ -32,20 +43,28 @@ class Tick:
 
 @dataclass(frozen=True)
 class Line:
+    """A line to draw. Places are in percent from the left and from the top; None: not on this scale."""
+
     name: str
     path: str  # in a square of 1000 by 1000
-    end: float  # percent from the top, where the name stands
-    accent: bool
+    style: int
     dash: str
+    mark: str
+    accent: bool
+    name_at: float | None  # where the name stands at the right edge
+    stop: tuple[float, float] | None  # where the line ends before the edge
+    here: tuple[float, float] | None
 
 
 @dataclass(frozen=True)
 class LineChart:
     title: str
+    description: str
     rows: Sequence[Tick]
     columns: Sequence[Tick]
     lines: Sequence[Line]
-    here: tuple[float, float] | None  # percent: the point that is talked about
+    here: float | None  # percent: the place that is talked about
+    across: float  # the value at the right edge
     headings: Sequence[str]
     table: Sequence[Sequence[str]]
 
@@ -85,46 +104,89 @@ def line_chart(
     title: str,
     series: Sequence[Series],
     *,
-    x_heading: str,
+    across: float,
+    top: float,
+    description: str = "",
+    headings: Sequence[str] = (),
+    table: Sequence[Sequence[str]] = (),
     x_text: Callable[[float], str] = short_count,
     y_text: Callable[[float], str] = short_count,
-    here: tuple[float, float] | None = None,
+    here: float | None = None,
+    y_step_min: float = 0,
 ) -> LineChart:
-    """Place lines from zero to the largest value; where points repeat an x, the line steps."""
-    columns = scale(max(x for line in series for x, _ in line.points))
-    rows = scale(max(y for line in series for _, y in line.points))
-    across, up = columns[-1], rows[-1]
-    lines = [
-        Line(
-            name=line.name,
-            path="M" + "L".join(f"{x / across * 1000:.1f} {1000 - y / up * 1000:.1f}" for x, y in line.points),
-            end=round(100 - line.points[-1][1] / up * 100, 2),
-            accent=line.accent,
-            dash="none" if line.accent else DASHES[1 + index % (len(DASHES) - 1)],
-        )
-        for index, line in enumerate(series)
-    ]
-    places = sorted({x for line in series for x, _ in line.points})
-    figures = [dict(line.points) for line in series]
+    """Place lines from zero to `across`, cut off above the grid's last line; two points one above the other make a step."""
+    columns, rows = scale(across), scale(top, step_min=y_step_min)
+    width, height = columns[-1], rows[-1]
+    lines = [_line(one, width, height, here) for one in series]
     return LineChart(
         title=title,
-        rows=[Tick(round(100 - value / up * 100, 2), y_text(value)) for value in rows],
-        columns=[Tick(round(value / across * 100, 2), x_text(value)) for value in columns],
-        lines=spread_ends(lines),
-        here=None if here is None else (round(here[0] / across * 100, 2), round(100 - here[1] / up * 100, 2)),
-        headings=[x_heading, *(line.name for line in series)],
-        table=[[x_text(x), *(y_text(figure[x]) if x in figure else "" for figure in figures)] for x in places],
+        description=description,
+        rows=[Tick(_from_top(value, height), y_text(value)) for value in rows],
+        columns=[Tick(_share(value, width), x_text(value)) for value in columns],
+        lines=sorted(spread_names(lines), key=lambda line: line.accent),  # the accent line is drawn last, above the others
+        here=None if here is None else _share(here, width),
+        across=width,
+        headings=headings,
+        table=table,
     )
 
 
-def spread_ends(lines: Sequence[Line], gap: float = 8.0) -> list[Line]:
-    """Move the names at the line ends apart, so that none covers another."""
-    ordered = sorted(lines, key=lambda line: line.end)
-    placed: list[Line] = []
-    for line in ordered:
-        end = line.end if not placed else max(line.end, placed[-1].end + gap)
-        placed.append(Line(line.name, line.path, round(end, 2), line.accent, line.dash))
-    return sorted(placed, key=lambda line: line.accent)  # the accent line is drawn last, above the others
+def _line(series: Series, width: float, height: float, here: float | None) -> Line:
+    last_x, last_y = series.points[-1]
+    reaches_edge, visible = last_x >= width * 0.999, last_y <= height
+    here_y = series.here if here is not None and series.here is not None and series.here <= height else None
+    return Line(
+        name=series.name,
+        path="".join(_path(piece, width, height) for piece in below(series.points, height)),
+        style=series.place % STYLES,
+        dash="none" if series.accent else DASHES[series.place % len(DASHES)],
+        mark=MARKS[series.place % len(MARKS)],
+        accent=series.accent,
+        name_at=_from_top(last_y, height) if reaches_edge and visible else None,
+        stop=(_share(last_x, width), _from_top(last_y, height)) if series.ends_early and visible else None,
+        here=None if here_y is None or here is None else (_share(here, width), _from_top(here_y, height)),
+    )
+
+
+def _share(value: float, whole: float) -> float:
+    return round(value / whole * 100, 2)
+
+
+def _from_top(value: float, height: float) -> float:
+    return round(100 - value / height * 100, 2)
+
+
+def _path(points: Sequence[tuple[float, float]], width: float, height: float) -> str:
+    return "M" + "L".join(f"{x / width * 1000:.1f} {1000 - y / height * 1000:.1f}" for x, y in points)
+
+
+def below(points: Sequence[tuple[float, float]], height: float) -> list[list[tuple[float, float]]]:
+    """Return the pieces of a line that are not above a height, each cut where it crosses."""
+    pieces: list[list[tuple[float, float]]] = [[points[0]]] if points[0][1] <= height else []
+    for (x1, y1), (x2, y2) in pairwise(points):
+        if y1 <= height and y2 <= height:
+            pieces[-1].append((x2, y2))
+        elif y1 <= height or y2 <= height:
+            crossing = (x1 + (x2 - x1) * (height - y1) / (y2 - y1), height)
+            if y1 <= height:
+                pieces[-1].append(crossing)
+            else:
+                pieces.append([crossing, (x2, y2)])
+    return pieces
+
+
+def spread_names(lines: Sequence[Line], gap: float = 7.0) -> list[Line]:
+    """Move the names at the right edge apart, so that none covers another and none leaves the plot."""
+    named = sorted((line for line in lines if line.name_at is not None), key=lambda line: line.name_at or 0)
+    places = [line.name_at or 0.0 for line in named]
+    for index in range(1, len(places)):
+        places[index] = max(places[index], places[index - 1] + gap)
+    limit = 100.0
+    for index in reversed(range(len(places))):
+        places[index] = min(places[index], limit)
+        limit = places[index] - gap
+    moved = {line.name: round(place, 2) for line, place in zip(named, places, strict=True)}
+    return [replace(line, name_at=moved.get(line.name)) for line in lines]
 
 
 def bar_chart(

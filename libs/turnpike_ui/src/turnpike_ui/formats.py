@@ -31,8 +31,13 @@ def amount(major: Decimal, currency: str) -> str:
     digits = -int(major.normalize().as_tuple().exponent)
     fraction = "." + "0" * max(least, digits) if max(least, digits) > 0 else ""
     code = currency.upper()
-    gap = "\N{NO-BREAK SPACE}" if get_currency_symbol(code, LOCALE)[-1].isalpha() else ""
+    gap = _gap(get_currency_symbol(code, LOCALE))
     return format_currency(major, code, format=f"¤{gap}#,##0{fraction}", locale=LOCALE, currency_digits=False)
+
+
+def _gap(symbol: str) -> str:
+    """Return what stands between symbol and number: a code needs a space, a sign does not."""
+    return "\N{NO-BREAK SPACE}" if symbol[-1].isalpha() else ""
 
 
 def rate(amount_minor: Decimal | int, currency: str, per: int = 1) -> str:
@@ -51,6 +56,17 @@ def short_count(value: float) -> str:
         if abs(value) >= limit:
             return f"{value / limit:.10g}{letter}"
     return f"{value:.10g}"
+
+
+def short_money(amount_minor: float, currency: str) -> str:
+    """Write an amount for an axis: $0, $2.50, $500, $12.5K."""
+    major = amount_minor / 10 ** exponent(currency)
+    if major == int(major) and abs(major) < 10_000:
+        return amount(Decimal(int(major)), currency).removesuffix("." + "0" * exponent(currency))
+    if abs(major) < 10_000:
+        return amount(round(Decimal(major), exponent(currency)), currency)
+    symbol = get_currency_symbol(currency.upper(), LOCALE)
+    return f"{symbol}{_gap(symbol)}{short_count(major)}"
 
 
 def percent(value: Decimal | float) -> str:
@@ -101,6 +117,7 @@ FILTERS = {
     "rate": rate,
     "count": count,
     "short_count": short_count,
+    "short_money": short_money,
     "percent": percent,
     "day": day,
     "moment": moment,

@@ -16,7 +16,7 @@ from starlette.routing import Route
 from turnpike_ui.assets import Assets
 from turnpike_ui.errors import Explanation, describe, explain
 from turnpike_ui.formats import FILTERS
-from turnpike_ui.security import CrossSiteMiddleware, SecurityHeadersMiddleware, security_headers
+from turnpike_ui.security import CrossSiteMiddleware, SecurityHeadersMiddleware, content_policy, security_headers
 
 TEMPLATES = Path(__file__).parent / "templates"
 THEMES = ("system", "light", "dark")
@@ -72,6 +72,7 @@ class Pages:
         self._nav = nav
         self._public_origin = None if public_origin is None else public_origin.rstrip("/")
         self._csrf_exempt = csrf_exempt
+        self._form_action_origins = form_action_origins
         self._headers = security_headers(form_action_origins, self._public_origin)
         shared = FileSystemLoader(TEMPLATES)
         loaders = [*(FileSystemLoader(folder) for folder in template_dirs), shared, PrefixLoader({"turnpike": shared})]
@@ -80,6 +81,10 @@ class Pages:
         )
         self.environment.filters.update(FILTERS)
         self.environment.globals.update(asset=self.assets.url, brand=self.brand)
+
+    def policy(self, *, frame_ancestors: Sequence[str] = ()) -> str:
+        """Return the policy for a page that these origins may show in a frame."""
+        return content_policy(self._form_action_origins, frame_ancestors)
 
     def install(self, app: Starlette) -> None:
         """Add static files, theme switch, error pages and the middleware that protects every route of the application."""

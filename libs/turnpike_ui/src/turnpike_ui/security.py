@@ -10,15 +10,19 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
-def security_headers(form_action_origins: Sequence[str], public_origin: str | None) -> dict[str, str]:
-    """Return the headers of every answer. Chromium applies `form-action` to redirects after a POST too, so those origins are named."""
-    form_actions = " ".join(["'self'", *form_action_origins])
-    policy = (
+def content_policy(form_action_origins: Sequence[str], frame_ancestors: Sequence[str] = ()) -> str:
+    """Return the policy of a page. Chromium applies `form-action` to redirects after a POST too, so those origins are named."""
+    form_actions, ancestors = " ".join(["'self'", *form_action_origins]), " ".join(frame_ancestors) or "'none'"
+    return (
         "default-src 'self'; script-src 'self'; style-src 'self'; img-src 'self'; font-src 'self'; connect-src 'self'; "
-        f"form-action {form_actions}; base-uri 'none'; object-src 'none'; frame-ancestors 'none'"
+        f"form-action {form_actions}; base-uri 'none'; object-src 'none'; frame-ancestors {ancestors}"
     )
+
+
+def security_headers(form_action_origins: Sequence[str], public_origin: str | None) -> dict[str, str]:
+    """Return the headers of every answer."""
     headers = {
-        "Content-Security-Policy": policy,
+        "Content-Security-Policy": content_policy(form_action_origins),
         "X-Content-Type-Options": "nosniff",
         "Referrer-Policy": "same-origin",
         "Cross-Origin-Opener-Policy": "same-origin",

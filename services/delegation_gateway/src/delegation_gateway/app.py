@@ -1,6 +1,7 @@
 """Builds the service: engines, clients and pages; maps errors to HTTP."""
 
 import asyncio
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -8,7 +9,9 @@ import asyncpg
 import httpx
 import structlog
 from fastapi import FastAPI, Request
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import RedirectResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from billing_common.apim_client import create_client
 from billing_common.internal_auth import InternalAuth
@@ -20,7 +23,7 @@ from delegation_gateway.catalogues import Catalogues
 from delegation_gateway.checkout_gateway import CheckoutGateway, CheckoutUnavailableError
 from delegation_gateway.parts import Parts, SignInRequiredError, sign_in_path
 from delegation_gateway.passwords import Passwords
-from delegation_gateway.routes import accounts, delegation, internal, public, subscribe, subscriptions
+from delegation_gateway.routes import accounts, delegation, internal, pricing, public, subscribe, subscriptions
 from delegation_gateway.routes.portal import ensure_apim_user
 from delegation_gateway.settings import Settings
 from turnpike_ui import Brand, NavLink, Pages
@@ -54,12 +57,14 @@ def make_pages(settings: Settings) -> Pages:
     )
 
 
-def install_routes(public_app: FastAPI, internal_app: FastAPI, pages: Pages) -> None:
+def install_routes(public_app: FastAPI, internal_app: FastAPI, pages: Pages, *, cors_origins: Sequence[str] = ()) -> None:
     """Add every route and the pages of the errors that routes raise. Tests install the same on applications of their own."""
-    for module in (public, accounts, delegation, subscribe, subscriptions):
+    for module in (public, pricing, accounts, delegation, subscribe, subscriptions):
         public_app.include_router(module.router, max_body_size=FORM_BYTES_MAX)
     internal_app.include_router(internal.router)
     pages.install(public_app)
+    if cors_origins:
+        public_app.add_middleware(PricesForOthers, origins=cors_origins)
 
     @public_app.exception_handler(SignInRequiredError)
     async def ask_to_sign_in(_request: Request, error: SignInRequiredError) -> Response:
@@ -96,12 +101,24 @@ def install_routes(public_app: FastAPI, internal_app: FastAPI, pages: Pages) -> 
         return pages.error(request, 503, explanation, ("Go to your subscriptions", "/subscriptions"))
 
 
+class PricesForOthers:
+    """Lets scripts of other sites read the prices, and nothing else."""
+
+    def __init__(self, app: ASGIApp, *, origins: Sequence[str]) -> None:
+        self._app = app
+        self._shared = CORSMiddleware(app, origins, allow_methods=["GET"], allow_headers=["If-None-Match"], expose_headers=["ETag"])
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_prices = scope["type"] == "http" and scope["path"] == pricing.JSON_PATH
+        await (self._shared if is_prices else self._app)(scope, receive, send)
+
+
 def create_service(settings: Settings) -> Service:
     """Return the service, ready to run."""
     service = Service(NAME, settings, migrations=MIGRATIONS, routers=[handlers.router])
     assert service.public is not None
     pages = make_pages(settings)
-    install_routes(service.public, service.internal, pages)
+    install_routes(service.public, service.internal, pages, cors_origins=settings.cors_origins)
     auth = InternalAuth(settings.token_keys, caller=NAME, scopes=["checkout:write"])
 
     async def connect() -> None:

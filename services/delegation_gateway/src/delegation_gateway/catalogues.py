@@ -3,6 +3,7 @@
 from billing_common.catalogue import Catalogue
 from delegation_gateway import read_models
 from delegation_gateway.database import Database
+from delegation_gateway.price_book import PriceBook
 
 VERSIONS_MAX = 50
 
@@ -12,6 +13,7 @@ class Catalogues:
 
     def __init__(self) -> None:
         self._parsed: dict[int, Catalogue] = {}
+        self._book: PriceBook | None = None
 
     async def latest(self, connection: Database) -> tuple[int, Catalogue] | None:
         """Return the version that is sold now, or None before the first was applied."""
@@ -20,6 +22,13 @@ class Catalogues:
             return None
         catalogue = await self.version(connection, version)
         return None if catalogue is None else (version, catalogue)
+
+    async def prices(self, connection: Database) -> PriceBook | None:
+        """Return the prices of what is sold now, with all that was worked out for earlier visitors."""
+        applied = await self.latest(connection)
+        if applied is not None and (self._book is None or self._book.version != applied[0]):
+            self._book = PriceBook(*applied)
+        return None if applied is None else self._book
 
     async def version(self, connection: Database, version: int) -> Catalogue | None:
         """Return one version, the one a subscription bought for example; None when it has not arrived here yet."""

@@ -1,6 +1,6 @@
 """What routes work with: the parts app.py built, who is signed in, and the errors every route may raise."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 from urllib.parse import quote
 
@@ -13,6 +13,7 @@ from delegation_gateway.apim_gateway import Apim
 from delegation_gateway.catalogues import Catalogues
 from delegation_gateway.checkout_gateway import Checkout
 from delegation_gateway.passwords import Passwords
+from delegation_gateway.pricing_desk import PricingDesk
 from delegation_gateway.sessions import Visitor
 from delegation_gateway.settings import Settings
 from turnpike_ui import PageError, Pages
@@ -38,6 +39,7 @@ class Parts:
     checkout: Checkout
     passwords: Passwords
     catalogues: Catalogues
+    desk: PricingDesk = field(default_factory=PricingDesk)
 
 
 def parts_of(request: Request) -> Parts:

@@ -2,11 +2,10 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from decimal import Decimal
 
-from billing_common import rating
 from billing_common.catalogue import Catalogue, Price, Product, UsagePrice
+from delegation_gateway.pricing import MONTHS, Question, cost_of
 from turnpike_ui.formats import amount, count, plural
 
 TIERS_SHOWN_MAX = 6
@@ -19,19 +18,19 @@ class Plan:
     description: str
     headline: str
     headline_unit: str
+    summary: str  # the price in one line
     lines: Sequence[str]
     terms: Sequence[str]  # what is charged and how it ends
+    also_in: Sequence[str]  # further currencies
     is_free: bool
 
 
 @dataclass(frozen=True)
-class Quote:
-    """What a product costs for a number of calls; None where it does not offer that many."""
+class Example:
+    """What a full period costs for some usage."""
 
-    product_id: str
-    name: str
-    calls: int
-    total_minor: int | None
+    usage: str
+    total_minor: int
     currency: str
 
 
@@ -40,18 +39,29 @@ def plan_of(catalogue: Catalogue, product: Product, currency: str | None = None)
     code = currency or catalogue.currency_of(product)
     price = catalogue.price_of(product, code)
     headline, unit = _headline(catalogue, product, price, code)
-    lines = [*_allowances(catalogue, price, code), *_limits(catalogue, product), *_extras(product, price, code)]
-    features = [feature for feature in product.features if feature not in lines]
+    allowances, limits = [*_allowances(catalogue, product, price, code)], [*_limits(catalogue, product)]
+    lines = list(dict.fromkeys([*allowances, *limits, *_extras(product, price, code)]))
+    stops = limits[:1] if product.quota is not None and product.quota.beyond == "stop" else []
+    fee = [f"{headline} {unit}"] if price is not None and (price.base is not None or price.unit is not None) else []
     return Plan(
         product.id,
         product.name,
         product.description,
         headline,
         unit,
-        tuple(dict.fromkeys([*lines, *(features if not lines else [])])),
-        tuple(_terms(product, price)),
-        product.is_free,
+        summary=", ".join([*fee, *(line for line in allowances if not line.startswith(("No ", "At least "))), *stops][:3]),
+        lines=(*lines, *(feature for feature in product.features if not _is_said(feature, [headline, *lines]))),
+        terms=tuple(_terms(product, price)),
+        also_in=()
+        if product.is_free
+        else tuple(other.upper() for other in (catalogue.currency_of(product), *product.currencies) if other != code),
+        is_free=product.is_free,
     )
+
+
+def _is_said(feature: str, lines: Iterable[str]) -> bool:
+    """Tell whether a feature only repeats what the price and the limits say already."""
+    return any(line.casefold().startswith(feature.casefold()) for line in lines)
 
 
 def _headline(catalogue: Catalogue, product: Product, price: Price | None, currency: str) -> tuple[str, str]:
@@ -85,15 +95,17 @@ def _rates(usage: UsagePrice) -> list[tuple[int | None, Decimal, Decimal]]:
     return [(None, standard, Decimal(0))]
 
 
-def _allowances(catalogue: Catalogue, price: Price | None, currency: str) -> Iterable[str]:
+def _allowances(catalogue: Catalogue, product: Product, price: Price | None, currency: str) -> Iterable[str]:
     if price is None:
         return
-    if price.base is None:
-        yield "No monthly fee" if price.unit is None else f"At least {plural(price.unit.at_least, 'package')} a period"
+    if price.base is None and price.unit is None:
+        yield f"No {product.interval}ly fee"
+    if price.unit is not None and price.unit.at_least:
+        yield f"At least {plural(price.unit.at_least, 'package')} a {product.interval}"
     for usage in price.usage:
         unit = catalogue.meters[usage.meter].unit
         if usage.included:
-            yield f"{plural(usage.included, unit)} included"
+            yield f"{plural(usage.included, unit)} {'a year ' if product.interval == 'year' else ''}included"
         rates = _rates(usage)
         for index, (up_to, block, flat) in enumerate(rates[:TIERS_SHOWN_MAX]):
             start = "then " if usage.included and index == 0 else ""
@@ -145,24 +157,16 @@ def _terms(product: Product, price: Price | None) -> Iterable[str]:
     yield "Cancel at any time on the subscription's page."
 
 
-def quote(catalogue: Catalogue, product: Product, calls: int, *, at: datetime) -> Quote:
-    """Price a full period with this many calls, as the invoice would; every meter of the product gets the same number."""
-    currency = catalogue.currency_of(product)
-    quota = product.quota
-    if quota is not None and quota.beyond == "stop" and calls > quota.calls:
-        return Quote(product.id, product.name, calls, None, currency)
-    period = rating.period_at(product, started_at=at, at=at)
-    facts = rating.Facts(started_at=period.start, currency=currency)
-    rated = rating.rate(catalogue, product, period=period, usage=dict.fromkeys(product.priced_meters(), calls), facts=facts)
-    setup = sum(line.amount_minor for line in rated.lines if line.component == "setup")
-    return Quote(product.id, product.name, calls, rated.total_minor - setup, currency)
-
-
-def example_quotes(catalogue: Catalogue, product: Product, *, at: datetime) -> list[Quote]:
+def example_costs(catalogue: Catalogue, product: Product, currency: str) -> list[Example]:
     """Price three amounts of usage that show how the price grows: within what is included, above it, far above it."""
-    if product.price is None or not (product.price.usage or product.price.unit):
+    if product.price is None or not product.priced_meters():
         return []
-    size = product.price.unit.size if product.price.unit else max((usage.included for usage in product.price.usage), default=0)
-    steps = (size // 2, size, size * 2) if size else (1_000, 10_000, 100_000)
-    quotes = [quote(catalogue, product, calls, at=at) for calls in dict.fromkeys(steps)]
-    return [one for one in quotes if one.total_minor is not None]
+    meter_id = product.priced_meters()[0]
+    included = next((usage.included for usage in product.price.usage if usage.meter == meter_id), 0)
+    size = (product.price.unit.size if product.price.unit else included) // MONTHS[product.interval]
+    examples = []
+    for units in dict.fromkeys((size // 2, size, size * 2) if size else (1_000, 10_000, 100_000)):
+        cost = cost_of(catalogue, product, Question(((meter_id, units),), currency, product.interval))
+        if cost.total_minor is not None:
+            examples.append(Example(f"{plural(units, catalogue.meters[meter_id].unit)} a month", cost.total_minor, currency))
+    return examples

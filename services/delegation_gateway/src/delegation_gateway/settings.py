@@ -2,12 +2,15 @@
 
 import base64
 import binascii
+import re
 from functools import cached_property
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 
 from billing_common.settings import ApimSettings, ServiceSettings, SettingsConfigDict
+
+ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?")
 
 
 class Settings(ServiceSettings, ApimSettings):
@@ -24,6 +27,12 @@ class Settings(ServiceSettings, ApimSettings):
     checkout_timeout_seconds: float = Field(default=20, gt=0)
     stripe_page_origins: str = Field(
         default="https://checkout.stripe.com,https://billing.stripe.com", description="origins that forms may lead to, comma separated"
+    )
+    pricing_frame_origins: str = Field(
+        default="", description="origins whose pages may show /pricing/embed in a frame, comma separated; empty: none"
+    )
+    pricing_cors_origins: str = Field(
+        default="", description="origins whose scripts may read /v1/pricing, comma separated, or * for all; empty: none"
     )
     session_hours: int = Field(default=12, ge=1, le=720)
     sign_in_attempts_per_account_max: int = Field(default=10, ge=1, description="failed sign-ins in 15 minutes")
@@ -50,6 +59,22 @@ class Settings(ServiceSettings, ApimSettings):
             raise ValueError("give a whole address: https://host")
         return value.rstrip("/")
 
+    @field_validator("pricing_frame_origins", "pricing_cors_origins")
+    @classmethod
+    def _origins_are_whole(cls, value: str, info: ValidationInfo) -> str:
+        for origin in _listed(value):
+            if not ORIGIN.fullmatch(origin) and not (origin == "*" and info.field_name == "pricing_cors_origins"):
+                raise ValueError("give origins without a path, comma separated: https://www.example.com,https://docs.example.com")
+        return value
+
+    @cached_property
+    def frame_origins(self) -> list[str]:
+        return _listed(self.pricing_frame_origins)
+
+    @cached_property
+    def cors_origins(self) -> list[str]:
+        return _listed(self.pricing_cors_origins)
+
     @cached_property
     def validation_keys(self) -> tuple[str, ...]:
         return tuple(key.strip() for key in self.delegation_keys.get_secret_value().split(","))
@@ -61,5 +86,8 @@ class Settings(ServiceSettings, ApimSettings):
     @property
     def form_action_origins(self) -> list[str]:
         portal = urlsplit(self.portal_url)
-        stripe = [origin.strip() for origin in self.stripe_page_origins.split(",") if origin.strip()]
-        return [f"{portal.scheme}://{portal.netloc}", *stripe]
+        return [f"{portal.scheme}://{portal.netloc}", *_listed(self.stripe_page_origins)]
+
+
+def _listed(text: str) -> list[str]:
+    return [entry.strip() for entry in text.split(",") if entry.strip()]

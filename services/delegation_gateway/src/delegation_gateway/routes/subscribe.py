@@ -3,6 +3,7 @@
 import secrets
 from dataclasses import dataclass
 from typing import Annotated, Any
+from urllib.parse import urlencode
 
 import asyncpg
 import structlog
@@ -16,7 +17,7 @@ from delegation_gateway import domain, subscriptions_store
 from delegation_gateway.checkout_gateway import CheckoutRefusedError, CheckoutRequest
 from delegation_gateway.domain import Subscription
 from delegation_gateway.parts import SUBSCRIPTIONS, HereParts, Parts, SignedIn, check_form, no_such_subscription, other_user
-from delegation_gateway.plans import example_quotes, plan_of
+from delegation_gateway.plans import example_costs, plan_of
 from delegation_gateway.sessions import Visitor
 from delegation_gateway.signature import Link, make_link
 from turnpike_ui import PageError
@@ -161,12 +162,15 @@ def _page(
     errors: dict[str, str] | None = None,
 ) -> Response:
     catalogue, product, currency = offer.catalogue, offer.product, context["currency"]
+    shown = currency if catalogue.price_of(product, currency) else catalogue.currency_of(product)
     values = {
         "visitor": visitor,
         "link": link,
-        "plan": plan_of(catalogue, product, currency if catalogue.price_of(product, currency) else None),
+        "plan": plan_of(catalogue, product, shown),
         "currencies": [catalogue.currency_of(product), *product.currencies],
-        "quotes": example_quotes(catalogue, product, at=parts.clock.now()),
+        "interval": product.interval,
+        "examples": example_costs(catalogue, product, shown),
+        "calculator": f"/pricing?{urlencode({'interval': product.interval, 'currency': shown, 'product': product.id})}#calculator",
         "errors": errors or {},
     }
     return parts.pages.render(request, "subscribe.html", values | context, 422 if errors else 200)
