@@ -25,9 +25,12 @@ from turnpike_cli.stack import Stack  # noqa: E402
 
 DAYS = 19  # of usage in the month on the pictures
 COLOURS = 192
-BYTES_MAX = 100_000
+BYTES_MAX = 120_000
 TITLES = {
     "pricing": ("light", 1280),
+    "pricing-calculator": ("light", 1280),
+    "pricing-dark": ("dark", 1280),
+    "pricing-phone": ("dark", 390),
     "subscribe": ("light", 1280),
     "checkout": ("light", 1280),
     "subscription": ("light", 1280),
@@ -36,16 +39,27 @@ TITLES = {
     "subscription-past-due": ("light", 1280),
     "portal-product": ("light", 1280),
 }
-VIEWS = {"subscription-dark": "subscription", "subscription-phone": "subscription"}
+VIEWS = {
+    "pricing-calculator": "pricing",
+    "pricing-dark": "pricing-compared",
+    "pricing-phone": "pricing",
+    "subscription-dark": "subscription",
+    "subscription-phone": "subscription",
+}
+PARTS = {
+    "pricing-calculator": ".calculator",
+    "pricing-dark": ".calculator",
+    "pricing-phone": ".calculator",
+}  # pictures of one part of a page
 
 
-async def take(chromium: Browser, scene: Scene, view: View, *, theme: str, width: int, path: Path) -> None:
-    """Write one page as a PNG of few colours."""
+async def take(chromium: Browser, scene: Scene, view: View, *, theme: str, width: int, path: Path, part: str | None = None) -> None:
+    """Write one page, or a part of it, as a PNG of few colours."""
     context = await chromium.new_context(color_scheme=theme, viewport={"width": width, "height": 720}, reduced_motion="reduce")
     try:
         await context.add_cookies(scene.people[view.person].cookies() if view.person else [])
         page, _ = await open_view(context, view)
-        picture = await page.screenshot(full_page=True)
+        picture = await (page.screenshot(full_page=True) if part is None else page.locator(part).screenshot())
     finally:
         await context.close()
     size = write(picture, path)
@@ -73,7 +87,8 @@ async def take_all(stack: Stack, chromium: Browser, everything: Path | None) -> 
         folder = ROOT / "docs" / "images"
         for title, (theme, width) in TITLES.items():
             path = folder / f"{title}.png"
-            await take(chromium, scene, views[VIEWS.get(title, title)], theme=theme, width=width, path=path)
+            view = views[VIEWS.get(title, title)]
+            await take(chromium, scene, view, theme=theme, width=width, path=path, part=PARTS.get(title))
 
 
 async def photograph(stack: Stack, program: Path, everything: Path | None) -> None:

@@ -46,7 +46,8 @@ async def _public(scene: Scene) -> list[View]:
     return [
         View("home", f"{base}/"),
         View("pricing", f"{base}/pricing"),
-        View("pricing-opened", f"{base}/pricing?calls=2,000,000&product=pro", act=open_everything),
+        View("pricing-compared", f"{base}/pricing?calls=2,000,000&product=enterprise"),
+        View("pricing-opened", f"{base}/pricing?calls=2,000,000", act=open_everything),
         View("pricing-wrong", f"{base}/pricing?calls=many", status=422),
         View("pricing-embedded", f"{base}/pricing/embed?theme=dark"),
         View("register", f"{base}/register"),

@@ -62,6 +62,10 @@ def test_amounts_are_short_on_axes(amount_minor: float, currency: str, text: str
     assert formats.short_money(amount_minor, currency) == text
 
 
+def test_amounts_of_one_axis_are_written_alike() -> None:
+    assert [formats.short_money(value, "usd", 1_250_000) for value in (0, 750_000, 1_250_000)] == ["$0", "$7.5K", "$12.5K"]
+
+
 def test_days_and_moments_are_in_utc_and_readable_by_machines() -> None:
     late = datetime(2026, 11, 30, 23, 30, tzinfo=timezone(timedelta(hours=-5)))
     assert formats.day(late) == '<time datetime="2026-12-01">1 December 2026</time>'

@@ -130,10 +130,21 @@ async def test_the_prices_as_json_are_those_of_the_page(browser: Any, applied: i
     }
     assert prices["curves"][4]["points"] == [[0, 8_995], [100_000, 8_995], [100_001, 8_995], [250_000, 23_995]]
     assert answer.headers["cache-control"] == "public, max-age=60"
-    assert (await browser.get("/v1/pricing?calls=120001", headers={"If-None-Match": f"W/{answer.headers['etag']}"})).status_code == 304
+    assert (await browser.get("/v1/pricing?calls=120001", headers={"If-None-Match": answer.headers["etag"]})).status_code == 304
     one = await browser.get("/v1/pricing?product=pro")
     assert [plan["product"] for plan in one.json()["plans"]] == ["pro"]
     assert one.json()["cheapest"] == "standard"
+
+
+async def test_prices_are_compressed_but_never_a_page_that_holds_a_session_s_token(browser: Any, member: Any, applied: int) -> None:
+    packed = {"Accept-Encoding": "gzip"}
+    for address in ("/v1/pricing", "/pricing/figures", "/pricing/embed"):
+        assert (await browser.get(address, headers=packed)).headers["content-encoding"] == "gzip"
+    own = await browser.get("/pricing", headers=packed)
+    assert "Sign out" in own.text
+    assert "content-encoding" not in own.headers
+    browser.client.cookies.clear()
+    assert (await browser.get("/pricing", headers=packed)).headers["content-encoding"] == "gzip"
 
 
 async def test_json_names_every_mistake(browser: Any, applied: int) -> None:

@@ -58,15 +58,15 @@ def short_count(value: float) -> str:
     return f"{value:.10g}"
 
 
-def short_money(amount_minor: float, currency: str) -> str:
-    """Write an amount for an axis: $0, $2.50, $500, $12.5K."""
+def short_money(amount_minor: float, currency: str, highest_minor: float = 0) -> str:
+    """Write an amount for an axis: $0, $2.50, $500, $12.5K; all alike on an axis that reaches ten thousand."""
     major = amount_minor / 10 ** exponent(currency)
-    if major == int(major) and abs(major) < 10_000:
+    if max(amount_minor, highest_minor) / 10 ** exponent(currency) >= 10_000:
+        symbol = get_currency_symbol(currency.upper(), LOCALE)
+        return f"{symbol}{_gap(symbol)}{short_count(major)}"
+    if major == int(major):
         return amount(Decimal(int(major)), currency).removesuffix("." + "0" * exponent(currency))
-    if abs(major) < 10_000:
-        return amount(round(Decimal(major), exponent(currency)), currency)
-    symbol = get_currency_symbol(currency.upper(), LOCALE)
-    return f"{symbol}{_gap(symbol)}{short_count(major)}"
+    return amount(round(Decimal(major), exponent(currency)), currency)
 
 
 def percent(value: Decimal | float) -> str:

@@ -9,7 +9,9 @@ import asyncpg
 import httpx
 import structlog
 from fastapi import FastAPI, Request
+from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -63,8 +65,7 @@ def install_routes(public_app: FastAPI, internal_app: FastAPI, pages: Pages, *, 
         public_app.include_router(module.router, max_body_size=FORM_BYTES_MAX)
     internal_app.include_router(internal.router)
     pages.install(public_app)
-    if cors_origins:
-        public_app.add_middleware(PricesForOthers, origins=cors_origins)
+    public_app.add_middleware(PublicPrices, cors_origins=cors_origins)
 
     @public_app.exception_handler(SignInRequiredError)
     async def ask_to_sign_in(_request: Request, error: SignInRequiredError) -> Response:
@@ -101,16 +102,27 @@ def install_routes(public_app: FastAPI, internal_app: FastAPI, pages: Pages, *, 
         return pages.error(request, 503, explanation, ("Go to your subscriptions", "/subscriptions"))
 
 
-class PricesForOthers:
-    """Lets scripts of other sites read the prices, and nothing else."""
+class PublicPrices:
+    """Sends prices compressed, and lets scripts of named sites read them as JSON.
 
-    def __init__(self, app: ASGIApp, *, origins: Sequence[str]) -> None:
+    A page with a session's token in it is never compressed: its length would tell about the token.
+    """
+
+    def __init__(self, app: ASGIApp, *, cors_origins: Sequence[str]) -> None:
         self._app = app
-        self._shared = CORSMiddleware(app, origins, allow_methods=["GET"], allow_headers=["If-None-Match"], expose_headers=["ETag"])
+        self._compressed = GZipMiddleware(app, minimum_size=1_000, compresslevel=6)
+        self._shared = CORSMiddleware(
+            self._compressed, cors_origins, allow_methods=["GET"], allow_headers=["If-None-Match"], expose_headers=["ETag"]
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        is_prices = scope["type"] == "http" and scope["path"] == pricing.JSON_PATH
-        await (self._shared if is_prices else self._app)(scope, receive, send)
+        path = scope["path"] if scope["type"] == "http" else ""
+        app = self._app
+        if path == pricing.JSON_PATH:
+            app = self._shared
+        elif path in pricing.NOBODYS_PATHS or (path == "/pricing" and "cookie" not in Headers(scope=scope)):
+            app = self._compressed
+        await app(scope, receive, send)
 
 
 def create_service(settings: Settings) -> Service:

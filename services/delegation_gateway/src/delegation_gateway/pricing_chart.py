@@ -30,16 +30,17 @@ def draw(sheet: Sheet, here: int, costs: Sequence[Cost], least: Cost | None) -> 
     drawn = drawn_curves(sheet.curves, totals)
     best = least.product.id if least else None
     served = [f"{names[one.product_id]} {money(total, currency)}" for one in drawn if (total := totals[one.product_id]) is not None]
+    top = top_for(sheet.curves, least)
     chart = line_chart(
         f"Cost a {sheet.asked.interval} by {meter.unit}s a month",
         [_series(sheet, one, names, totals, best) for one in drawn],
         across=sheet.across,
-        top=top_for(sheet.curves, least),
+        top=top,
         y_step_min=1,
         description=f"At {plural(here, meter.unit)} a month: {', '.join(served) or 'no plan serves'}. All figures are in the table below.",
         headings=[f"{meter.name} a month", *(names[one.product_id] for one in drawn)],
         table=_figures(sheet, drawn, here),
-        y_text=lambda value: short_money(value, currency),
+        y_text=lambda value: short_money(value, currency, top),
         here=here,
     )
     return Drawing(chart, _notes(chart, sheet, drawn, names), parameter(sheet.meter_id))

@@ -72,7 +72,7 @@ def curve(catalogue: Catalogue, product: Product, asked: Question, meter_id: str
 def _affordable(catalogue: Catalogue, products: Sequence[Product], currency: str) -> int:
     """Return at how many places these plans may be priced: a price with a thousand tiers takes a thousand lines each time."""
     prices = [price for product in products if (price := catalogue.price_of(product, currency)) is not None]
-    lines = len(products) + sum(len(slices_of(usage)) for price in prices for usage in price.usage)
+    lines = len(products) + sum(1 for price in prices for usage in price.usage for _ in slices_of(usage))
     return LINES_MAX // lines
 
 

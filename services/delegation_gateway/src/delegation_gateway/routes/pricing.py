@@ -20,6 +20,9 @@ from turnpike_ui import PageError
 router = APIRouter()
 log = structlog.get_logger(__name__)
 JSON_PATH = "/v1/pricing"
+FIGURES_PATH = "/pricing/figures"
+EMBED_PATH = "/pricing/embed"
+NOBODYS_PATHS = (FIGURES_PATH, EMBED_PATH)  # the same for everybody
 FRESH_SECONDS = 60
 
 
@@ -68,7 +71,7 @@ async def pricing(request: Request, parts: HereParts, visitor: MaybeVisitor) -> 
     return parts.pages.render(request, "pricing.html", context | {"errors": reading.errors}, 422 if reading.errors else 200)
 
 
-@router.get("/pricing/figures", response_class=HTMLResponse)
+@router.get(FIGURES_PATH, response_class=HTMLResponse)
 async def figures(request: Request, parts: HereParts) -> Response:
     """Return the parts of the page that follow the question, for its script; after a mistake only what to do about it.
 
@@ -79,17 +82,17 @@ async def figures(request: Request, parts: HereParts) -> Response:
         raise PageError(404, "Nothing is on sale yet", "The catalogue has not been applied. Try again in a minute.")
     reading = _read(request, book)
     framed = request.query_params.get("framed") == "yes"
-    context = {**_place(parts, "/pricing/embed" if framed else "/pricing", framed=framed), "errors": reading.errors}
+    context = {**_place(parts, EMBED_PATH if framed else "/pricing", framed=framed), "errors": reading.errors}
     context["prices"] = await _prices(parts, book, reading)
     page = parts.pages.render(request, "pricing_live.html", context)
     return _tagged(request, page, "no-cache")
 
 
-@router.get("/pricing/embed", response_class=HTMLResponse)
+@router.get(EMBED_PATH, response_class=HTMLResponse)
 async def embed(request: Request, parts: HereParts) -> Response:
     """Show the same in a frame of another site, if the settings name that site; nobody is signed in there."""
     book, origins = await _book(parts), parts.settings.frame_origins
-    context = {**_place(parts, "/pricing/embed", framed=True), "theme": "system"}
+    context = {**_place(parts, EMBED_PATH, framed=True), "theme": "system"}
     status = 200
     if book is not None:
         reading = _read(request, book)
@@ -151,9 +154,9 @@ def _place(parts: Parts, address: str, *, framed: bool = False) -> dict[str, Any
 def _tagged(request: Request, page: Response, caching: str) -> Response:
     """Let caches keep an answer that is nobody's own, and answer 304 to who has it already."""
     page.headers["Cache-Control"] = caching
-    tag = f'"{hashlib.sha256(bytes(page.body)).hexdigest()[:20]}"'
+    tag = f'W/"{hashlib.sha256(bytes(page.body)).hexdigest()[:20]}"'  # weak: the same answer may come compressed
     page.headers["ETag"] = tag
-    known = {one.strip().removeprefix("W/") for one in request.headers.get("if-none-match", "").split(",")}
+    known = {one.strip() for one in request.headers.get("if-none-match", "").split(",")}
     if page.status_code == 200 and known & {tag, "*"}:
         kept = {name: page.headers[name] for name in ("Cache-Control", "ETag", "Content-Security-Policy") if name in page.headers}
         return Response(status_code=304, headers=kept)
