@@ -148,9 +148,11 @@ class Samples:
         given: dict[str, Any] = {"subscription_id": "s-1", "account_id": "a-1", "user_id": "u-1", "when": when}
         return SubscriptionCancellationRequested(**{"cause_id": "request-1", "occurred_at": JANUARY, **given, **changes})
 
-    def threshold(self, period_start: datetime = JANUARY, *, hard_stop: bool = True) -> UsageThresholdReached:
+    def threshold(
+        self, period_start: datetime = JANUARY, *, hard_stop: bool = True, product_id: str | None = None
+    ) -> UsageThresholdReached:
         return UsageThresholdReached(
-            cause_id=f"window-{period_start}-{hard_stop}",
+            cause_id=f"window-{period_start}-{hard_stop}-{product_id}",
             occurred_at=period_start,
             subscription_id="s-1",
             account_id="a-1",
@@ -159,6 +161,7 @@ class Samples:
             threshold="1",  # type: ignore[arg-type]  # pydantic reads a Decimal from it
             quantity=100,
             hard_stop=hard_stop,
+            product_id=product_id,
         )
 
 

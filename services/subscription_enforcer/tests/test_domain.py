@@ -56,6 +56,27 @@ def test_nothing_is_decided_before_the_state_is_known() -> None:
     assert domain.decide(domain.with_cancellation(NOTHING), NOW) is None
 
 
+@pytest.mark.parametrize(("stopped", "access"), [("standard", "granted"), ("pro", "suspended"), (None, "suspended")])
+def test_a_quota_stops_the_plan_it_belongs_to_and_no_other(samples: Any, stopped: str | None, access: str) -> None:
+    upgraded = samples.state("active", 2, product_id="pro")
+    for order in permutations([samples.state("active", 1), upgraded, samples.threshold(product_id=stopped)]):
+        facts = NOTHING
+        for event in order:
+            facts = learn(facts, event)
+        decided = domain.decide(facts, NOW)
+        assert decided is not None
+        assert decided.access == access
+
+
+def test_of_two_quotas_in_one_period_the_later_one_counts(samples: Any) -> None:
+    facts = domain.with_state(NOTHING, samples.state("active", 2, product_id="pro"), NOW)
+    for product in ("standard", "pro"):
+        facts = domain.with_threshold(facts, samples.threshold(product_id=product))
+    decided = domain.decide(facts, NOW)
+    assert decided is not None
+    assert decided.access == "suspended"
+
+
 def test_every_order_of_events_with_repeats_ends_the_same(samples: Any) -> None:
     story = [
         samples.state("active", 1),

@@ -25,7 +25,7 @@ from usage_collector.collecting import Collector
 from usage_collector.observing import Observation
 
 TABLES = (
-    "catalogue_version, subscription, subscription_key, subscription_fact, segment, usage_event, usage_event_meter, held_event, "
+    "catalogue_version, subscription, subscription_key, subscription_fact, plan_cut, segment, usage_event, usage_event_meter, held_event, "
     "refused_event, duplicate_count, usage_window, sender, report_bucket, report_progress, threshold_reached, ingest_refusal, correction, "
     "meter_state, unique_value, max_record, usage_rollup, changed_hour, inbox, outbox"
 )

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from usage_collector.domain import Fact, Planned, Recount, Revision, Stored, plan_segments, revise
+from usage_collector.domain import Cut, Fact, Planned, Recount, Revision, Stored, plan_segments, revise
 
 JAN, FEB, MAR = (datetime(2027, month, 1, tzinfo=UTC) for month in (1, 2, 3))
 MID = datetime(2027, 1, 15, 10, 30, 5, tzinfo=UTC)
@@ -65,6 +65,81 @@ def test_segments_follow_from_the_facts_in_any_order(name: str) -> None:
     facts, cut_at, expected = CASES[name]
     for order in permutations(facts):
         assert shown(plan_segments(order, cut_at)) == expected
+
+
+LATER = MID + timedelta(seconds=7)
+SOON, BACK = FEB + timedelta(seconds=7), LATER + timedelta(hours=1)
+CUT = Cut(MID, "pro", 1)
+CHANGES = {
+    "until the change is made nothing follows": ([fact(1)], [CUT], [(JAN, MID, "payg", "change")]),
+    "a change that failed is no cut": ([fact(1)], [], [(JAN, FEB, "payg", "period_end")]),
+    "made: the new plan begins at the cut": (
+        [fact(1), fact(2, plan="pro", at=LATER)],
+        [CUT],
+        [(JAN, MID, "payg", "change"), (MID, FEB, "pro", "period_end")],
+    ),
+    "the period passes before: its rest is the old plan's": (
+        [fact(1), fact(2, FEB, MAR, at=FEB)],
+        [CUT],
+        [(JAN, MID, "payg", "change"), (MID, FEB, "payg", "period_end")],
+    ),
+    "made in the next period": (
+        [fact(1), fact(2, FEB, MAR, at=FEB), fact(3, FEB, MAR, "pro", SOON)],
+        [CUT],
+        [(JAN, MID, "payg", "change"), (MID, FEB, "payg", "period_end"), (FEB, MAR, "pro", "period_end")],
+    ),
+    "made in the next period, told in one": (
+        [fact(1), fact(2, FEB, MAR, "pro", SOON)],
+        [CUT],
+        [(JAN, MID, "payg", "change"), (MID, FEB, "payg", "period_end"), (FEB, MAR, "pro", "period_end")],
+    ),
+    "paid first, and told with the next period": (
+        [fact(1), fact(2, FEB, MAR, "pro", SOON, plan_since=FEB + timedelta(seconds=5))],
+        [],
+        [
+            (JAN, FEB, "payg", "period_end"),
+            (FEB, SOON, "payg", "change"),
+            (SOON, MAR, "pro", "period_end"),
+        ],
+    ),
+    "planned for the period's end": (
+        [fact(1), fact(2, FEB, MAR, "pro", FEB, plan_since=FEB)],
+        [],
+        [(JAN, FEB, "payg", "period_end"), (FEB, MAR, "pro", "period_end")],
+    ),
+    "back and forth": (
+        [fact(1), fact(2, plan="pro", at=LATER), fact(3, plan="payg", at=BACK)],
+        [CUT],
+        [
+            (JAN, MID, "payg", "change"),
+            (MID, BACK, "pro", "change"),
+            (BACK, FEB, "payg", "period_end"),
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_plan_that_is_closed_first_is_followed_by_the_new_one_when_that_is_made(name: str) -> None:
+    facts, cuts, expected = CHANGES[name]
+    for order in permutations(facts):
+        assert shown(plan_segments(order, None, cuts)) == expected
+
+
+def test_events_of_the_new_plan_carry_no_second_before_the_change_was_made() -> None:
+    facts = [fact(1), fact(2, plan="pro", at=LATER)]
+    assert [segment.stamped_from for segment in plan_segments(facts, None, [CUT])] == [None, LATER]
+    assert [segment.stamped_from for segment in plan_segments(facts)] == [None, None]  # begun where it was made
+
+
+def test_a_closed_segment_of_a_change_that_failed_is_followed_by_the_same_plan() -> None:
+    closed = Stored(7, Planned(JAN, MID, "payg", 1, "change"), closed=True)
+    assert revise([closed], plan_segments([fact(1)])) == Revision(add=(Planned(MID, FEB, "payg", 1),))
+
+
+def test_a_cancellation_ends_the_old_plan_when_the_change_has_failed() -> None:
+    assert shown(plan_segments([fact(1)], LATER, [CUT])) == [(JAN, MID, "payg", "change")]
+    assert shown(plan_segments([fact(1)], LATER)) == [(JAN, LATER, "payg", "cancellation")]
 
 
 @given(

@@ -1,13 +1,23 @@
 """Subscription and access events go in; segments, windows and outcomes are read back."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import permutations
+from typing import Any
+from uuid import uuid4
 
 import asyncpg
 import pytest
 
-from billing_common.events import AccessGranted, Event, InvalidEventError, SubscriptionUpdated, UsageCollected
+from billing_common.events import (
+    AccessGranted,
+    Event,
+    InvalidEventError,
+    SubscriptionChangeProgressed,
+    SubscriptionUpdated,
+    UsageCollected,
+)
 from billing_common.testing import events_in_outbox
+from usage_collector import publishing
 from usage_collector.collecting import Collector
 
 from .conftest import (
@@ -69,6 +79,55 @@ async def test_a_state_delivered_twice_changes_nothing(pool: asyncpg.Pool, publi
     await publish(state())
     assert await pool.fetchval("select version from subscription") == version
     assert await segments(pool) == [(START, FEBRUARY, "payg", "period_end")]
+
+
+def progressed(state: Any, revision: int, at: datetime, version: int = 2) -> SubscriptionChangeProgressed:
+    return SubscriptionChangeProgressed(
+        cause_id=f"m-1:{revision}", occurred_at=at, subscription_id="sub-1", account_id="acct-sub-1", change_id="m-1", revision=revision,
+        state=state, product_id="payg", catalogue_version=version, effective_at=at,
+    )  # fmt: skip
+
+
+async def test_usage_from_the_cut_on_waits_for_the_new_plan_and_is_stamped_when_that_was_made(
+    pool: asyncpg.Pool, publish: Publish, collector: Collector, clock: FixedClock
+) -> None:
+    cut = START + timedelta(hours=2, seconds=5)
+    made = cut + timedelta(seconds=9)
+    await publish(catalogue_applied())
+    await publish(catalogue_applied(version=2))
+    await publish(state())
+    await collect(collector, clock, [call("before", cut - timedelta(milliseconds=1)), call("early", cut)])
+    await publish(progressed("closing", 1, cut))
+    await publish(progressed("closing", 1, cut))
+    await settle(collector)
+    await collect(collector, clock, [call("late", cut + timedelta(seconds=3))])
+    assert await segments(pool) == [(START, cut, "payg", "change")]
+    assert await outcomes(pool) == {"before": "counted", "early": "held: no_segment", "late": "held: no_segment"}
+    await publish(state(SubscriptionUpdated, revision=2, catalogue_version=2, occurred_at=made))
+    await publish(progressed("made", 2, cut))
+    await settle(collector)
+    assert await segments(pool) == [(START, cut, "payg", "change"), (cut, FEBRUARY, "payg", "period_end")]
+    assert set((await outcomes(pool)).values()) == {"counted"}
+    await publishing.publish_all_windows(pool, collector.directory, now=clock.now())
+    async with pool.acquire() as connection:
+        told = await events_in_outbox(connection, UsageCollected)
+    last = {event.segment_start: (event.catalogue_version, event.timestamp, event.quantity) for event in told}
+    assert last == {START: (1, cut.replace(minute=0, second=0), 1), cut: (2, made, 2)}
+
+
+async def test_a_change_that_failed_gives_the_waiting_calls_back_to_the_old_plan(
+    pool: asyncpg.Pool, publish: Publish, collector: Collector, clock: FixedClock
+) -> None:
+    cut = START + timedelta(hours=2)
+    await publish(catalogue_applied())
+    await publish(state())
+    await publish(progressed("closing", 1, cut))
+    await collect(collector, clock, [call("waits", cut)])
+    await publish(progressed("failed", 2, cut))
+    await publish(progressed("closing", 1, cut).model_copy(update={"event_id": uuid4()}))
+    await settle(collector)
+    assert await segments(pool) == [(START, FEBRUARY, "payg", "period_end")]
+    assert await outcomes(pool) == {"waits": "counted"}
 
 
 async def test_every_order_of_events_and_calls_ends_in_the_same_windows(pool: asyncpg.Pool, publish: Publish, clock: FixedClock) -> None:

@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from billing_common.catalogue import Catalogue
-from billing_common.events import UsageThresholdReached
+from billing_common.events import SubscriptionUpdated, UsageThresholdReached
 from billing_common.testing import events_in_outbox
 from usage_collector import publishing
 from usage_collector.collecting import Collector
@@ -24,6 +24,9 @@ DOCUMENT: dict[str, Any] = deepcopy(CATALOGUE)
 DOCUMENT["products"][0]["model"] = "Freemium"
 DOCUMENT["products"][0]["price"]["usage"][0]["included"] = 10
 DOCUMENT["products"][3]["quota"] |= {"calls": 10, "thresholds": ["0.8", "1"]}
+DOCUMENT["products"].append(
+    {"id": "roomy", "name": "Roomy", "model": "Tier", "price": {"base": "5"}, "quota": {"calls": 20, "thresholds": ["0.8", "1"]}}
+)
 DOCUMENT["products"].append(
     {"id": "own", "name": "Own gateway", "model": "Tier", "source": "ingest", "price": {"base": "5"}, "quota": {"calls": 4}}
 )
@@ -132,3 +135,16 @@ def test_a_window_belongs_to_one_period(window: Any, hour: Any, since: Any, unti
     row = {"subscription_id": "sub-1", "hour": hour, "segment_start": START}
     span = span_of(Limit("calls", 10, (ALL,), window), row)
     assert (span.since, span.until) == (since, until)
+
+
+async def test_another_plan_in_the_same_month_has_thresholds_of_its_own(told: Told, publish: Publish) -> None:
+    await publish(state(product_id="free"))
+    assert [threshold for threshold, *_ in await told.after(10)] == [MOST, ALL]
+    changed = START + timedelta(hours=3)
+    told.clock.instant = START + timedelta(hours=5)
+    await publish(state(SubscriptionUpdated, revision=2, product_id="roomy", occurred_at=changed))
+    await told.after(5, at=changed)
+    await told.after(1, at=changed + timedelta(hours=1))
+    events = await told.events()
+    assert [(event.product_id, event.threshold, event.quantity) for event in events[2:]] == [("roomy", MOST, 16)]
+    assert len({event.event_id for event in events}) == 3

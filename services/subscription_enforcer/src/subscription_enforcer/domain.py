@@ -28,7 +28,7 @@ STATE_AT_APIM: Mapping[Access, str] = {"granted": "active", "suspended": "suspen
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of one subscription. `hard_stop_period` is the newest period whose quota was used up.
+    """What is known of one subscription. `hard_stop_period` is the newest period whose quota, that of `hard_stop_product`, was used up.
 
     `unpaid_since` is when one heard that its last retry failed: never earlier than that, however late the news came.
     """
@@ -45,6 +45,7 @@ class Facts:
     current_period_end: datetime | None = None
     cancellation_requested: bool = False
     hard_stop_period: datetime | None = None
+    hard_stop_product: str = ""
     catalogue_version: int = 0
     unpaid_since: datetime | None = None
 
@@ -99,11 +100,11 @@ def with_cancellation(facts: Facts) -> Facts:
 
 
 def with_threshold(facts: Facts, event: UsageThresholdReached) -> Facts:
-    """Return the facts after a threshold: only a hard stop of the newest period counts."""
-    if not event.hard_stop:
-        return facts
+    """Return the facts after a threshold: only a hard stop of the newest period counts, there the last one that was told."""
     known = facts.hard_stop_period
-    return replace(facts, hard_stop_period=event.period_start if known is None else max(known, event.period_start))
+    if not event.hard_stop or (known is not None and event.period_start < known):
+        return facts
+    return replace(facts, hard_stop_period=event.period_start, hard_stop_product=event.product_id or "")
 
 
 def decide(facts: Facts, now: datetime, *, grace: timedelta | None = NO_GRACE) -> Desired | None:
@@ -138,11 +139,13 @@ def _grace(facts: Facts, now: datetime, grace: timedelta | None) -> tuple[bool, 
 
 
 def _quota(facts: Facts, now: datetime) -> tuple[bool, datetime | None]:
-    """Whether the period's quota is used up, and when that ends by itself.
+    """Whether the period's quota is used up, and when that ends by itself. The quota of a plan before says nothing of the present one.
 
     A paid period ends with the state that starts the next one. A free product's has no end: its quota is one of calendar months.
     """
     if facts.hard_stop_period is None or facts.current_period_start is None or facts.started_at is None:
+        return False, None
+    if facts.hard_stop_product not in {"", facts.product_id}:
         return False, None
     if facts.current_period_end is not None:
         return max(facts.hard_stop_period, facts.started_at) >= facts.current_period_start, None

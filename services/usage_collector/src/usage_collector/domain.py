@@ -20,6 +20,20 @@ class Fact:
     period_start: datetime
     period_end: datetime | None
     ended_at: datetime | None = None
+    plan_since: datetime | None = None
+
+    @property
+    def plan(self) -> tuple[str, int]:
+        return self.product_id, self.catalogue_version
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A change of plan whose old usage is closed at an instant, before Stripe makes the change."""
+
+    at: datetime
+    product_id: str
+    catalogue_version: int
 
     @property
     def plan(self) -> tuple[str, int]:
@@ -28,13 +42,17 @@ class Fact:
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A segment as the facts have it; `ended_at` may lie ahead and is None for free products."""
+    """A segment as the facts have it; `ended_at` may lie ahead and is None for free products.
+
+    `stamped_from` is the earliest second its meter events may carry, where that is later than its start.
+    """
 
     started_at: datetime
     ended_at: datetime | None
     product_id: str
     catalogue_version: int
     reason: Reason = "period_end"
+    stamped_from: datetime | None = None
 
     @property
     def plan(self) -> tuple[str, int]:
@@ -73,44 +91,81 @@ def to_next_second(when: datetime) -> datetime:
     return when if when.microsecond == 0 else when.replace(microsecond=0) + SECOND
 
 
-def plan_segments(facts: Iterable[Fact], cut_at: datetime | None = None) -> list[Planned]:
-    """Return the segments in order of time. `cut_at` is when calls were refused because the subscription was cancelled."""
+def plan_segments(facts: Iterable[Fact], cut_at: datetime | None = None, cuts: Sequence[Cut] = ()) -> list[Planned]:
+    """Return the segments in order of time. `cut_at` is when calls were refused because the subscription was cancelled.
+
+    From a cut on, usage waits until a fact says that the subscription is on the new plan.
+    """
     ordered = sorted(facts, key=lambda fact: fact.revision)
     segments: list[Planned] = []
     previous: Fact | None = None
     for fact in ordered:
         if previous is None or fact.period_start >= previous.period_start:  # a newer revision never goes back to an older period
-            segments = _with_fact(segments, previous, fact)
+            segments = _with_fact(segments, previous, fact, cuts)
             previous = fact
+    for cut in sorted(cuts, key=lambda one: one.at):
+        made = any(fact.plan == cut.plan and to_next_second(fact.occurred_at) >= cut.at for fact in ordered)
+        segments = _closed_at(segments, cut, made=made)
     ended_at = next((fact.ended_at for fact in reversed(ordered) if fact.ended_at), None)
     return _limited(segments, to_next_second(ended_at) if ended_at else None, to_next_second(cut_at) if cut_at else None)
 
 
-def _with_fact(segments: list[Planned], previous: Fact | None, fact: Fact) -> list[Planned]:
+def _with_fact(segments: list[Planned], previous: Fact | None, fact: Fact, cuts: Sequence[Cut]) -> list[Planned]:
     fresh = Planned(fact.period_start, fact.period_end, fact.product_id, fact.catalogue_version)
     if previous is None:
         return [fresh]
     if fact.period_start > previous.period_start:
         kept = [segment for segment in segments if segment.started_at < fact.period_start]
-        return [*kept[:-1], *(_ending(segment, fact.period_start, "period_end") for segment in kept[-1:]), fresh]
-    return _within_period(segments, fact, fresh)
+        kept = [*kept[:-1], *(_ending(segment, fact.period_start, "period_end") for segment in kept[-1:])]
+        if not kept or fact.plan == kept[-1].plan or not _changed_within(fact, cuts):
+            return [*kept, fresh]
+        begun = replace(fresh, product_id=kept[-1].product_id, catalogue_version=kept[-1].catalogue_version)
+        return _within_period([*kept, begun], fact, fresh, cuts)
+    return _within_period(segments, fact, fresh, cuts)
 
 
-def _within_period(segments: list[Planned], fact: Fact, fresh: Planned) -> list[Planned]:
+def _changed_within(fact: Fact, cuts: Sequence[Cut]) -> bool:
+    """Whether a plan that comes with a new period began later than it: the change and the new period were told in one."""
+    return _cut_of(fact, cuts) is not None or (fact.plan_since is not None and fact.plan_since > fact.period_start)
+
+
+def _cut_of(fact: Fact, cuts: Sequence[Cut]) -> Cut | None:
+    """Return the cut that a fact carries out."""
+    found = [cut for cut in cuts if cut.plan == fact.plan and cut.at <= to_next_second(fact.occurred_at)]
+    return max(found, key=lambda cut: cut.at, default=None)
+
+
+def _within_period(segments: list[Planned], fact: Fact, fresh: Planned, cuts: Sequence[Cut]) -> list[Planned]:
     *before, last = segments
     ended_at = max(fact.period_end, last.started_at) if fact.period_end else None
     if fact.plan == last.plan:
         return [*before, replace(last, ended_at=ended_at)]
-    changed_at = to_next_second(fact.occurred_at)
+    made_at = to_next_second(fact.occurred_at)
+    cut = _cut_of(fact, cuts)
+    changed_at, stamped_from = (cut.at, made_at) if cut else (made_at, None)
     if changed_at <= last.started_at:
-        return [*before, replace(last, product_id=fact.product_id, catalogue_version=fact.catalogue_version, ended_at=ended_at)]
+        new = replace(
+            last, product_id=fact.product_id, catalogue_version=fact.catalogue_version, ended_at=ended_at, stamped_from=stamped_from
+        )
+        return [*before, new]
     if last.ended_at is not None and changed_at >= last.ended_at:
         return segments
-    return [
-        *before,
-        _ending(last, changed_at, "change"),
-        replace(fresh, started_at=changed_at, ended_at=max(fact.period_end, changed_at) if fact.period_end else None),
-    ]
+    ends = max(fact.period_end, changed_at) if fact.period_end else None
+    return [*before, _ending(last, changed_at, "change"), replace(fresh, started_at=changed_at, ended_at=ends, stamped_from=stamped_from)]
+
+
+def _closed_at(segments: list[Planned], cut: Cut, *, made: bool) -> list[Planned]:
+    """End the old plan at a cut. Until the change is made nothing follows, but the rest of a period that has passed: Stripe billed that."""
+    found: list[Planned] = []
+    for segment in segments:
+        if segment.started_at < cut.at and (segment.ended_at is None or cut.at < segment.ended_at):
+            found += [_ending(segment, cut.at, "change"), replace(segment, started_at=cut.at)]
+        else:
+            found.append(segment)
+    if made or not found:
+        return found
+    running = found[-1].started_at
+    return [segment for segment in found if segment.started_at < cut.at or (segment.ended_at is not None and segment.ended_at <= running)]
 
 
 def _ending(segment: Planned, at: datetime, reason: Reason) -> Planned:

@@ -16,6 +16,7 @@ from billing_common.events import (
     AccessSuspended,
     CatalogueApplied,
     InvalidEventError,
+    SubscriptionChangeProgressed,
     SubscriptionCreated,
     SubscriptionDeleted,
     SubscriptionState,
@@ -23,7 +24,17 @@ from billing_common.events import (
 )
 from billing_common.inbox import claim
 from billing_common.messaging import consume
-from usage_collector import domain, held_store, publishing, report_store, rollup_store, standing_store, store, subscription_store
+from usage_collector import (
+    change_store,
+    domain,
+    held_store,
+    publishing,
+    report_store,
+    rollup_store,
+    standing_store,
+    store,
+    subscription_store,
+)
 
 SERVICE = "usage_collector"
 router = KafkaRouter()
@@ -72,6 +83,17 @@ async def _on_state(event: SubscriptionState, pool: Pool, clock: BusinessClock) 
     log.info("subscription state kept", event_id=str(event.event_id), subscription_id=event.subscription_id, revision=event.revision)
 
 
+@consume(router, SubscriptionChangeProgressed, service=SERVICE)
+async def on_change_progressed(event: SubscriptionChangeProgressed, pool: Pool, clock: Clock) -> None:
+    """End the old plan's segment where its usage has to be reported before the change; go on with it when the change fails."""
+    async with pool.acquire() as connection, connection.transaction():
+        await store.lock_exclusive(connection)
+        if not await claim(connection, event, consumer=SERVICE) or not await change_store.add_change(connection, event):
+            return
+        await revise(connection, event.subscription_id, event.account_id, clock)
+    log.info("change of plan kept", event_id=str(event.event_id), subscription_id=event.subscription_id, state=event.state)
+
+
 @consume(router, AccessGranted, service=SERVICE)
 async def on_access_granted(event: AccessGranted, pool: Pool) -> None:
     """Learn the key's sid: a subscription may have several keys."""
@@ -104,7 +126,8 @@ async def revise(connection: Connection, subscription_id: str, account_id: str, 
     """Bring the segments to what the facts say; events that are in the wrong place are held and judged again."""
     facts, cut_at = await subscription_store.facts_of(connection, subscription_id)
     stored = await subscription_store.segments_of(connection, subscription_id)
-    revision = domain.revise(stored, domain.plan_segments(facts, cut_at))
+    cuts = await change_store.cuts_of(connection, subscription_id)
+    revision = domain.revise(stored, domain.plan_segments(facts, cut_at, cuts))
     for recount in revision.recount:
         await held_store.hold_again(connection, recount.segment_id, recount.since)
         await rollup_store.mark_segment(connection, recount.segment_id, recount.since)

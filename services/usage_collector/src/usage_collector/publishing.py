@@ -31,7 +31,7 @@ async def publish_windows(
             UsageCollected(
                 cause_id=f"{_window_id(row['subscription_id'], row['meter_id'], row['segment_start'], row['hour'])}:{row['revision']}",
                 occurred_at=now,
-                timestamp=max(row["hour"], row["segment_start"]),
+                timestamp=max(row["hour"], row["segment_start"], row["stamped_from"] or row["segment_start"]),
                 **row,
             )
             for row in rows

@@ -55,7 +55,7 @@ async def add_fact(connection: Connection, event: SubscriptionState) -> bool:
     """Keep what a revision says; False when this revision is known already."""
     tag = await connection.execute(
         "insert into subscription_fact(subscription_id, revision, occurred_at, product_id, catalogue_version, period_start, period_end, "
-        "ended_at) values ($1, $2, $3, $4, $5, $6, $7, $8) on conflict do nothing",
+        "ended_at, plan_since) values ($1, $2, $3, $4, $5, $6, $7, $8, $9) on conflict do nothing",
         event.subscription_id,
         event.revision,
         event.occurred_at,
@@ -64,6 +64,7 @@ async def add_fact(connection: Connection, event: SubscriptionState) -> bool:
         event.current_period_start,
         event.current_period_end,
         event.ended_at,
+        event.plan_since,
     )
     await connection.execute(
         "insert into subscription(subscription_id, account_id, started_at, ended_at, reported) values ($1, $2, $3, $4, $5) "
@@ -113,6 +114,7 @@ async def facts_of(connection: Connection, subscription_id: str) -> tuple[list[F
             period_start=row["period_start"],
             period_end=row["period_end"],
             ended_at=row["ended_at"],
+            plan_since=row["plan_since"],
         )
         for row in rows
     ], cut_at
@@ -123,7 +125,7 @@ async def segments_of(connection: Connection, subscription_id: str) -> list[Stor
     return [
         Stored(
             row["id"],
-            Planned(row["started_at"], row["ended_at"], row["product_id"], row["catalogue_version"], row["reason"]),
+            Planned(row["started_at"], row["ended_at"], row["product_id"], row["catalogue_version"], row["reason"], row["stamped_from"]),
             row["closed_at"] is not None,
         )
         for row in rows
@@ -134,20 +136,22 @@ async def revise_segments(connection: Connection, subscription_id: str, account_
     """Write the difference; the windows of a removed segment must be empty and announced as empty by then."""
     for segment_id, to in revision.change:
         await connection.execute(
-            "update segment set ended_at = $2, product_id = $3, catalogue_version = $4, reason = $5, closing_since = null where id = $1",
+            "update segment set ended_at = $2, product_id = $3, catalogue_version = $4, reason = $5, stamped_from = $6, "
+            "closing_since = null where id = $1",
             segment_id,
             to.ended_at,
             to.product_id,
             to.catalogue_version,
             to.reason,
+            to.stamped_from,
         )
     if revision.remove:
         await connection.execute("delete from usage_window where segment_id = any($1::bigint[])", list(revision.remove))
         await connection.execute("delete from segment where id = any($1::bigint[])", list(revision.remove))
     for new in revision.add:
         await connection.execute(
-            "insert into segment(subscription_id, account_id, started_at, ended_at, product_id, catalogue_version, reason) "
-            "values ($1, $2, $3, $4, $5, $6, $7)",
+            "insert into segment(subscription_id, account_id, started_at, ended_at, product_id, catalogue_version, reason, stamped_from) "
+            "values ($1, $2, $3, $4, $5, $6, $7, $8)",
             subscription_id,
             account_id,
             new.started_at,
@@ -155,6 +159,7 @@ async def revise_segments(connection: Connection, subscription_id: str, account_
             new.product_id,
             new.catalogue_version,
             new.reason,
+            new.stamped_from,
         )
 
 

@@ -1,6 +1,7 @@
 """How much of a quota or of an included amount is used: each threshold is announced once per period and subscription."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -28,45 +29,59 @@ def span_of(limit: Limit, row: Any) -> Span:
     return Span(subscription_id, limit.meter_id, start, start + THIRTY_DAYS)
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """A limit of the plan that a window was counted under."""
+
+    span: Span
+    product_id: str
+    limit: Limit
+    account_id: str
+
+
 async def announce_reached(connection: Connection, directory: Directory, rows: Sequence[Any], *, now: datetime) -> int:
-    """Announce what the windows in `rows` have made their subscriptions reach; returns how many thresholds."""
-    asked: dict[Span, tuple[Limit, str]] = {}
+    """Announce what the windows in `rows` have made their subscriptions reach; returns how many thresholds.
+
+    A quota counts all that was used in its period; another plan in the same period has limits, and thresholds, of its own.
+    """
+    asked: dict[tuple[Span, str], _Asked] = {}
     for row in rows:
         rules = await directory.rules_of(connection, (row["product_id"], row["catalogue_version"]))
         for limit in rules.limits if rules else ():
             if limit.meter_id == row["meter_id"]:
-                asked[span_of(limit, row)] = (limit, row["account_id"])
+                span = span_of(limit, row)
+                asked[span, row["product_id"]] = _Asked(span, row["product_id"], limit, row["account_id"])
     if not asked:
         return 0
-    totals = await window_store.totals_of(connection, list(asked))
-    candidates = [
-        event
-        for span, quantity in totals.items()
-        for event in _reached(span, asked[span][0], account_id=asked[span][1], quantity=quantity, now=now)
-    ]
+    totals = await window_store.totals_of(connection, list(dict.fromkeys(span for span, _ in asked)))
+    candidates = [event for one in asked.values() if one.span in totals for event in _reached(one, totals[one.span], now)]
     fresh = await _only_new(connection, candidates)
     await announce_many(connection, fresh)
     return len(fresh)
 
 
 async def _only_new(connection: Connection, candidates: Iterable[UsageThresholdReached]) -> list[UsageThresholdReached]:
-    by_key = {(event.subscription_id, event.period_start, event.meter_id, event.threshold): event for event in candidates}
+    by_key = {
+        (event.subscription_id, event.period_start, event.meter_id, event.threshold, event.product_id or ""): event for event in candidates
+    }
     added = await window_store.add_thresholds(connection, list(by_key.values())) if by_key else []
     return [by_key[key] for key in sorted(added)]
 
 
-def _reached(span: Span, limit: Limit, *, account_id: str, quantity: int, now: datetime) -> list[UsageThresholdReached]:
+def _reached(asked: _Asked, quantity: int, now: datetime) -> list[UsageThresholdReached]:
+    span, limit = asked.span, asked.limit
     return [
         UsageThresholdReached(
-            cause_id=f"{span.subscription_id}:{span.meter_id}:{span.since.isoformat()}:{threshold.normalize():f}",
+            cause_id=f"{span.subscription_id}:{asked.product_id}:{span.meter_id}:{span.since.isoformat()}:{threshold.normalize():f}",
             occurred_at=now,
             subscription_id=span.subscription_id,
-            account_id=account_id,
+            account_id=asked.account_id,
             meter_id=span.meter_id,
             period_start=span.since,
             threshold=threshold,
             quantity=quantity,
             hard_stop=limit.stops_at(threshold),
+            product_id=asked.product_id,
         )
         for threshold in limit.reached(quantity)
     ]

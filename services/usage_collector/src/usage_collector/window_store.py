@@ -18,7 +18,7 @@ with picked as (
 update usage_window w set dirty = false from picked p join segment s on s.id = p.segment_id
 where w.segment_id = p.segment_id and w.meter_id = p.meter_id and w.hour = p.hour
 returning s.subscription_id, s.account_id, s.product_id, s.catalogue_version, s.started_at as segment_start,
-    w.meter_id, w.hour, w.quantity, w.revision
+    s.stamped_from, w.meter_id, w.hour, w.quantity, w.revision
 """
 
 
@@ -71,20 +71,21 @@ async def totals_of(connection: Connection, spans: Sequence[Span]) -> dict[Span,
     return {spans[row["place"] - 1]: row["total"] for row in rows}
 
 
-async def add_thresholds(connection: Connection, reached: Sequence[UsageThresholdReached]) -> list[tuple[str, datetime, str, Decimal]]:
+async def add_thresholds(connection: Connection, reached: Sequence[UsageThresholdReached]) -> list[tuple[str, datetime, str, Decimal, str]]:
     """Remember thresholds; returns the keys of those that were not announced before."""
     rows = await connection.fetch(
-        "insert into threshold_reached (subscription_id, period_start, meter_id, threshold, quantity, reached_at) "
-        "select * from unnest($1::text[], $2::timestamptz[], $3::text[], $4::numeric[], $5::bigint[], $6::timestamptz[]) "
-        "order by 1, 2, 3, 4 on conflict do nothing returning subscription_id, period_start, meter_id, threshold",
+        "insert into threshold_reached (subscription_id, period_start, meter_id, threshold, quantity, reached_at, product_id) "
+        "select * from unnest($1::text[], $2::timestamptz[], $3::text[], $4::numeric[], $5::bigint[], $6::timestamptz[], $7::text[]) "
+        "order by 1, 2, 3, 4 on conflict do nothing returning subscription_id, period_start, meter_id, threshold, product_id",
         [event.subscription_id for event in reached],
         [event.period_start for event in reached],
         [event.meter_id for event in reached],
         [event.threshold for event in reached],
         [event.quantity for event in reached],
         [event.occurred_at for event in reached],
+        [event.product_id or "" for event in reached],
     )
-    return [(row["subscription_id"], row["period_start"], row["meter_id"], row["threshold"]) for row in rows]
+    return [(row["subscription_id"], row["period_start"], row["meter_id"], row["threshold"], row["product_id"]) for row in rows]
 
 
 async def usage(connection: Connection, subscription_id: str, since: datetime, until: datetime, by: Literal["hour", "day"]) -> list[Any]:
