@@ -86,8 +86,8 @@ def test_a_setup_fee_is_not_part_of_a_period() -> None:
 
 def test_a_year_bills_twelve_months_of_usage_but_not_twelve_times_the_distinct_users() -> None:
     document = Catalogue.parse((EXAMPLES / "yearly.json").read_text()).document()
-    document["meters"]["users"] = {"name": "Users", "unit": "user", "aggregation": "unique"}
-    document["products"][1] |= {"model": "Hybrid"}
+    document["meters"]["users"] = {"name": "Users", "unit": "user", "aggregation": "unique", "property": "user"}
+    document["products"][1] |= {"model": "Hybrid", "source": "ingest"}
     document["products"][1]["price"]["usage"].append({"meter": "users", "amount": "1"})
     catalogue = Catalogue.from_document(document)
     cost = cost_of(catalogue, catalogue.product("yearly"), Question((("calls", 10_001), ("users", 30)), "usd", "year"))

@@ -97,7 +97,7 @@ def currencies_of(catalogue: Catalogue) -> list[str]:
 
 def months_counted(meter: Meter, interval: Interval) -> int:
     """Return how many months' usage one period bills. Distinct and largest values do not add up over months."""
-    return MONTHS[interval] if meter.aggregation in {"sum", "count"} else 1
+    return 1 if meter.has_state else MONTHS[interval]
 
 
 def cost_of(catalogue: Catalogue, product: Product, asked: Question) -> Cost:
@@ -142,7 +142,8 @@ def ceiling(product: Product, meter_id: str) -> int | None:
 def capacity(catalogue: Catalogue, product: Product, meter_id: str) -> int | None:
     """Return how much of a meter the rate limit lets through in a month of 31 days; None where calls and units are not the same."""
     meter, limit = catalogue.meters[meter_id], product.rate_limit
-    one_to_one = meter.property_name is None and meter.weight == 1 and not meter.weights and meter.aggregation in {"sum", "count"}
+    plain_sum = meter.aggregation == "sum" and meter.property_name is None and meter.weight == 1 and not meter.weights
+    one_to_one = plain_sum or meter.aggregation == "count"
     if limit is None or not one_to_one or meter_id not in product.meter_ids():
         return None
     return limit.calls * product.keys * MONTH_SECONDS_MAX // limit.per_seconds
