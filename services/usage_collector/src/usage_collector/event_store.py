@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import UTC, date, datetime
+from datetime import date
 from itertools import chain
 from uuid import UUID
 
@@ -18,6 +18,7 @@ Tally = dict[tuple[str, str, str], int]  # (origin, outcome, reason or "") -> ev
 Windows = dict[tuple[int | None, str, date, int], tuple[int, int]]  # (segment id, meter id, day, hour) -> (quantity, events)
 NO_AMOUNT: tuple[str | None, int] = (None, 0)
 NOTHING = (0, 0)
+EPOCH = date(1970, 1, 1).toordinal()
 
 COLUMNS = (
     "day", "id", "at", "segment_id", "counted", "quantity", "status", "outcome", "origin", "source", "external_id", "sid", "method",
@@ -28,8 +29,8 @@ KNOWN = "select id from usage_event where day = $1 and id = any($2::uuid[])"
 
 ADD_WINDOWS = """
 insert into usage_window as w (segment_id, meter_id, hour, quantity, events, revision, dirty)
-select segment_id, meter_id, hour, quantity, events, 1, true
-from unnest($1::bigint[], $2::text[], $3::timestamptz[], $4::bigint[], $5::bigint[]) as i(segment_id, meter_id, hour, quantity, events)
+select segment_id, meter_id, to_timestamp(hour * 3600), quantity, events, 1, true
+from unnest($1::bigint[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[]) as i(segment_id, meter_id, hour, quantity, events)
 order by 1, 2, 3
 on conflict (segment_id, meter_id, hour) do update
 set quantity = w.quantity + excluded.quantity, events = w.events + excluded.events, revision = w.revision + 1, dirty = true
@@ -55,16 +56,16 @@ async def add_events(connection: Connection, judged: Sequence[Judged], repeated:
     if any(verdict.marks for _, verdict in judged):
         await mark_store.lock(connection, [pair for pair in judged if pair[1].marks])
     known = await _known(connection, judged)
-    fresh = sorted((pair for pair in judged if pair[0].id not in known), key=_id_of)
+    fresh = [pair for pair in judged if pair[0].id not in known] if known else judged
     if fresh:
-        await connection.copy_records_to_table("usage_event", records=event_rows(fresh), columns=COLUMNS)
+        await connection.copy_records_to_table("usage_event", records=event_rows(sorted(fresh, key=_id_of)), columns=COLUMNS)
     tally, windows = add_up(fresh)
     await _add_further_meters(connection, fresh)
     await _hold(connection, [one for one, verdict in fresh if verdict.outcome == "held"])
     await _add_to_windows(connection, windows)
     if marked := [pair for pair in fresh if pair[1].marks]:
         await mark_store.grow(connection, marked)
-    await _count_duplicates(connection, chain(repeated, (one for one, _ in judged if one.id in known)))
+    await _count_duplicates(connection, chain(repeated, (one for one, _ in judged if one.id in known) if known else ()))
     return tally
 
 
@@ -152,7 +153,7 @@ async def _add_to_windows(connection: Connection, windows: Windows) -> None:
             ADD_WINDOWS,
             [segment_id for segment_id, *_ in windows],
             [meter_id for _, meter_id, *_ in windows],
-            [datetime(day.year, day.month, day.day, hour, tzinfo=UTC) for *_, day, hour in windows],
+            [(day.toordinal() - EPOCH) * 24 + hour for *_, day, hour in windows],
             [quantity for quantity, _ in windows.values()],
             [events for _, events in windows.values()],
         )

@@ -1,6 +1,6 @@
 """What an event counts: the meters of its plan applied to one observation. Pure functions; the cache only saves time."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 from uuid import UUID
@@ -56,6 +56,10 @@ class Holder:
     subscription_id: str
     ended: bool
     stretches: tuple[Stretch, ...]
+    newest_first: tuple[Stretch, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "newest_first", self.stretches[::-1])
 
 
 class Rules:
@@ -123,27 +127,19 @@ def _why_not(seen: Observation) -> str:
     return "failed" if seen.status >= 400 else "meter_filter"
 
 
-def find_stretch(holder: Holder | None, at: datetime) -> Stretch | Verdict:
-    """Return the segment of an instant, or the verdict where there is none."""
-    if holder is None:
-        return Verdict("held", "unknown_subscription")
-    for stretch in reversed(holder.stretches):
-        if at >= stretch.started_at:
-            if stretch.ended_at is None or at < stretch.ended_at:
-                return stretch
-            if holder.ended and stretch is holder.stretches[-1]:
-                return Verdict("rejected", "subscription_ended")
-            return Verdict("held", "no_segment")
-    return Verdict("held", "before_start" if holder.stretches else "no_segment")
-
-
 def judge(seen: Observation, holder: Holder | None, rules: dict[tuple[str, int], Rules]) -> Verdict:
     """Return what becomes of an event, given all that is known now."""
-    if not seen.sid:
-        return Verdict("filtered", "no_subscription")
-    stretch = find_stretch(holder, seen.at)
-    if isinstance(stretch, Verdict):
-        return stretch
+    if holder is None:
+        return Verdict("held", "unknown_subscription") if seen.sid else Verdict("filtered", "no_subscription")
+    at = seen.at
+    for stretch in holder.newest_first:
+        if at >= stretch.started_at:
+            break
+    else:
+        return Verdict("held", "before_start" if holder.stretches else "no_segment")
+    if stretch.ended_at is not None and at >= stretch.ended_at:
+        is_over = holder.ended and stretch is holder.stretches[-1]
+        return Verdict("rejected", "subscription_ended") if is_over else Verdict("held", "no_segment")
     if stretch.closed:
         return Verdict("held", "late", stretch.id)
     known = rules.get(stretch.plan)
