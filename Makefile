@@ -5,7 +5,7 @@ PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.1
 	command -v python3 || echo missing)
 BIN := .venv/bin
 WORKERS ?= 2
-MEMBERS := $(patsubst %/pyproject.toml,%,$(wildcard libs/*/pyproject.toml services/*/pyproject.toml sandbox/*/pyproject.toml cli/pyproject.toml))
+MEMBERS := $(patsubst %/pyproject.toml,%,$(wildcard libs/*/pyproject.toml services/*/pyproject.toml sandbox/*/pyproject.toml cli/pyproject.toml sdks/*/pyproject.toml))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup up down status demo check format lint types contracts contracts-check unit test test-deep proof lock bench

@@ -21,7 +21,7 @@ LOG = HOME / "setup.log"
 UV = "uv==0.13.8"
 OLDEST = (3, 11)
 FULL_DISK_ERRORS = (28, 122)  # ENOSPC, EDQUOT
-MEMBERS = ("libs/*", "services/*", "sandbox/*", "cli")
+MEMBERS = ("libs/*", "services/*", "sandbox/*", "cli", "sdks/*")
 INPUTS = ("tools/setup.py", "pyproject.toml", "requirements.lock", "requirements-java.lock", "requirements-postgres.lock")
 SERVERS = ROOT / "libs" / "embedded_servers" / "src" / "embedded_servers"
 SERVER_INPUTS = ("kafka-coordinates.txt", "kafka-jars.sha256", "install.py")

@@ -1,0 +1,3 @@
+module turnpike.example/sdks/go
+
+go 1.23

@@ -1,0 +1,146 @@
+"""The spool: one SQLite file in WAL mode that all processes of an app share. What is in it outlives them."""
+
+import json
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+PAGE_BYTES = 4096
+BUSY_SECONDS = 5.0
+FULL_CODES = frozenset({sqlite3.SQLITE_FULL})
+SCHEMA = """
+create table if not exists event (id integer primary key autoincrement, body blob not null) strict;
+create table if not exists rejected (
+    id integer primary key, at text not null, reason text not null, message text not null, event blob not null
+) strict;
+"""
+
+
+class SpoolFullError(Exception):
+    """The spool has reached its size, or the disk has no room."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """One event in the spool. Ids grow in the order of commits."""
+
+    id: int
+    body: bytes
+
+
+class Spool:
+    """One connection. Each thread opens its own."""
+
+    def __init__(self, folder: Path, *, bytes_max: int | None = None, durability: Literal["disk", "process"] = "disk") -> None:
+        """`bytes_max` bounds what this connection may add; process: a commit is in the page cache, not yet on the disk."""
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._db = sqlite3.connect(folder / "spool.db", timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+        self._db.execute("pragma auto_vacuum = incremental")
+        self._db.execute("pragma journal_mode = wal")
+        self._db.execute(f"pragma synchronous = {'full' if durability == 'disk' else 'normal'}")
+        self._db.execute("pragma journal_size_limit = 8388608")
+        self._db.executescript(SCHEMA)
+        if bytes_max is not None:
+            self._db.execute(f"pragma max_page_count = {bytes_max // PAGE_BYTES}")
+
+    def append(self, bodies: Sequence[bytes]) -> None:
+        """Store all or none, durably. Raises SpoolFullError; sqlite3.Error while the file cannot be written."""
+        try:
+            with self._transaction():
+                self._db.executemany("insert into event (body) values (?)", [(body,) for body in bodies])
+        except sqlite3.Error as error:
+            if getattr(error, "sqlite_errorcode", None) in FULL_CODES:
+                raise SpoolFullError from error
+            raise
+
+    def read(self, events_max: int, bytes_max: int) -> list[Stored]:
+        """Return the oldest events, at least one where there is any."""
+        found: list[Stored] = []
+        size = 0
+        for row in self._db.execute("select id, body from event order by id limit ?", (events_max,)):
+            size += len(row[1]) + 1
+            if found and size > bytes_max:
+                break
+            found.append(Stored(*row))
+        return found
+
+    def remove(self, events: Sequence[Stored], rejected: Sequence[tuple[Stored, str, str]] = (), *, rejected_max: int = 0) -> None:
+        """Remove what was answered; keep what was refused aside while there are fewer than `rejected_max` of those."""
+        at = datetime.now(UTC).isoformat(timespec="seconds")
+        with self._transaction():
+            for stored, reason, message in rejected:
+                self._db.execute(
+                    "insert into rejected (at, reason, message, event) select ?, ?, ?, ? where (select count(*) from rejected) < ?",
+                    (at, reason, message, stored.body, rejected_max),
+                )
+            self._db.executemany("delete from event where id = ?", [(stored.id,) for stored in events])
+
+    def rejected(self, limit: int = 100) -> list[dict[str, Any]]:
+        """Return refused events with their reasons, newest first."""
+        rows = self._db.execute("select at, reason, message, event from rejected order by id desc limit ?", (limit,))
+        return [{"at": at, "reason": reason, "message": message, "event": json.loads(event)} for at, reason, message, event in rows]
+
+    def is_empty(self) -> bool:
+        return self._db.execute("select 1 from event limit 1").fetchone() is None
+
+    def bytes_used(self) -> int:
+        """Return the bytes of pages in use."""
+        pages, free = (self._db.execute(f"pragma {name}").fetchone()[0] for name in ("page_count", "freelist_count"))
+        return int(pages - free) * PAGE_BYTES
+
+    def shrink(self) -> None:
+        """Give some of the free pages back to the file system."""
+        self._db.execute("pragma incremental_vacuum(256)").fetchall()
+
+    def close(self) -> None:
+        self._db.close()
+
+    def _transaction(self) -> "_Transaction":
+        return _Transaction(self._db)
+
+
+class _Transaction:
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+
+    def __enter__(self) -> None:
+        self._db.execute("begin immediate")
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            try:
+                self._db.execute("commit")
+            except sqlite3.Error:
+                self._rollback()
+                raise
+        else:
+            self._rollback()
+
+    def _rollback(self) -> None:
+        if self._db.in_transaction:
+            self._db.execute("rollback")
+
+
+class Leadership:
+    """Who sends: of all processes of a spool, the one that holds the lock of a second file. The kernel frees it with the process."""
+
+    def __init__(self, folder: Path) -> None:
+        self._db = sqlite3.connect(folder / "sender.db", timeout=0, isolation_level=None, check_same_thread=False)
+        self.held = False
+
+    def take(self) -> bool:
+        """Try to become the sender; returns whether this process is it."""
+        if not self.held:
+            try:
+                self._db.execute("begin exclusive")
+            except sqlite3.OperationalError:
+                return False
+            self.held = True
+        return True
+
+    def release(self) -> None:
+        self.held = False
+        self._db.close()

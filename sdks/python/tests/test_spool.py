@@ -1,0 +1,174 @@
+"""The spool and who sends from it."""
+
+import asyncio
+import json
+import sqlite3
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from turnpike_asgi.events import Call
+from turnpike_asgi.options import Options
+from turnpike_asgi.reports import Reports
+from turnpike_asgi.sender import Sender
+from turnpike_asgi.spool import Leadership, Spool, SpoolFullError
+from turnpike_asgi.stats import Stats
+
+from .conftest import MakeRecorder
+
+CALL = Call(
+    scope={"headers": [(b"x-subject", b"sub-1")]}, method="GET", template="/", status=200, request_bytes=0, response_bytes=0, duration_ms=1
+)
+
+
+def test_what_is_stored_is_read_in_order_and_removed_only_by_name(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    spool.append([b"a", b"b", b"c"])
+    first = spool.read(2, 1000)
+    assert [stored.body for stored in first] == [b"a", b"b"]
+    spool.append([b"d"])
+    spool.remove(first)
+    assert [stored.body for stored in Spool(tmp_path).read(10, 1000)] == [b"c", b"d"]
+    assert not spool.is_empty()
+
+
+def test_a_batch_ends_at_its_size_but_holds_at_least_one(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    spool.append([b"x" * 600] * 3)
+    assert len(spool.read(10, 1250)) == 2
+    assert len(spool.read(10, 100)) == 1
+
+
+def test_a_full_spool_says_so_stores_nothing_of_the_group_and_takes_again_after_removal(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, bytes_max=65536)
+    stored = 0
+    while spool.bytes_used() < 60_000:
+        spool.append([b"x" * 500] * 10)
+        stored += 10
+    with pytest.raises(SpoolFullError):
+        spool.append([b"x" * 500] * 30)
+    assert stored > 50
+    assert len(spool.read(1000, 1 << 30)) == stored
+    assert spool.bytes_used() <= 65536
+    spool.remove(spool.read(1000, 1 << 30))
+    spool.append([b"y" * 500] * 10)
+    assert len(spool.read(1000, 1 << 30)) == 10
+
+
+def test_refused_events_are_kept_aside_up_to_a_number(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    spool.append([b'{"n":1}', b'{"n":2}', b'{"n":3}'])
+    batch = spool.read(10, 1000)
+    spool.remove(batch, [(stored, "unknown_meter", "m") for stored in batch], rejected_max=2)
+    assert [one["event"]["n"] for one in spool.rejected()] == [2, 1]
+    assert spool.is_empty()
+
+
+LEAD = """
+import pathlib, sys, time, turnpike_asgi.spool
+print(turnpike_asgi.spool.Leadership(pathlib.Path(sys.argv[1])).take(), flush=True)
+time.sleep(60)
+"""
+
+
+def test_one_process_leads_and_the_kernel_frees_its_place(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", LEAD, str(tmp_path)], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline().strip() == "True"
+        mine = Leadership(tmp_path)
+        assert not mine.take()
+        other.kill()
+        other.wait()
+        assert mine.take()
+        mine.release()
+
+
+FORK = """
+import asyncio, os, sys
+from turnpike_asgi import Call, Options, Recorder
+call = Call({}, "GET", "/", 200, 0, 0, 1)
+folder = sys.argv[1]
+options = {"url": "http://127.0.0.1:9", "key": "k", "source": "/s", "spool_folder": folder, "shutdown_seconds": 0.2}
+recorder = Recorder(Options(subject=lambda _: "sub-1", **options))
+asyncio.run(recorder.record(call))
+child = os.fork()
+asyncio.run(recorder.record(call))
+if child:
+    assert os.waitpid(child, 0)[1] == 0
+"""
+
+
+def test_a_process_that_is_forked_off_writes_through_threads_of_its_own(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-W", "ignore", "-c", FORK, str(tmp_path)], check=True, timeout=60)
+    assert len(Spool(tmp_path).read(10, 10_000)) == 3
+
+
+async def test_events_that_waited_for_too_long_are_set_aside_not_lost(make_recorder: MakeRecorder, tmp_path: Path) -> None:
+    old = datetime.now(UTC) - timedelta(days=35)
+    recorder = make_recorder(clock=lambda: old)
+    await recorder.record(CALL)
+    recorder.close()
+    told: list[tuple[str, str]] = []
+    options = Options(
+        url="http://127.0.0.1:9",
+        key="k",
+        source="/s",
+        subject=lambda _: None,
+        spool_folder=tmp_path / "spool",
+        on_rejected=lambda event, reason, _: told.append((event["subject"], reason)),
+    )
+    stats = Stats()
+    spool = Spool(options.folder)
+    assert Sender(options, stats, Reports(options, stats))._take(spool) == []
+    assert told == [("sub-1", "expired_in_spool")]
+    assert (stats.rejected, len(spool.rejected())) == (1, 1)
+
+
+async def test_a_recorder_can_be_closed_and_used_again(make_recorder: MakeRecorder, tmp_path: Path) -> None:
+    recorder = make_recorder()
+    for _ in range(2):
+        await recorder.record(CALL)
+        await asyncio.to_thread(recorder.close)
+    assert len(Spool(tmp_path / "spool").read(10, 10_000)) == 2
+
+
+async def test_a_spool_that_cannot_be_written_delays_an_answer_by_the_limit_and_no_more(
+    make_recorder: MakeRecorder, tmp_path: Path
+) -> None:
+    problems: list[str] = []
+    recorder = make_recorder(wait_seconds=0.1, on_error=lambda kind, _: problems.append(kind))
+    recorder.start()
+    with sqlite3.connect(tmp_path / "spool" / "spool.db", isolation_level=None) as other:
+        other.execute("begin immediate")  # somebody holds the file
+        started = time.monotonic()
+        await recorder.record(CALL)
+        assert 0.09 < time.monotonic() - started < 3
+        assert recorder.stats().in_memory == 1
+        other.execute("rollback")
+    for _ in range(300):
+        if recorder.stats().spooled:
+            break
+        await asyncio.sleep(0.02)
+    assert (recorder.stats().spooled, recorder.stats().in_memory) == (1, 0)
+    assert "late" in problems
+
+
+async def test_what_requests_record_at_once_is_stored_together(make_recorder: MakeRecorder, tmp_path: Path) -> None:
+    commits: list[int] = []
+    recorder = make_recorder()
+    recorder.start()
+    running = recorder._running
+    assert running is not None
+    spool: Any = running[1]._spool
+    append = spool.append
+    spool.append = lambda bodies: (commits.append(len(bodies)), append(bodies))
+    await asyncio.gather(*(recorder.record(CALL) for _ in range(200)))
+    assert sum(commits) == 200
+    assert len(commits) < 100
+    ids = {json.loads(stored.body)["id"] for stored in Spool(tmp_path / "spool").read(1000, 1 << 30)}
+    assert len(ids) == 200
