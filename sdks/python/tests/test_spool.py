@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from turnpike_asgi.answers import Verdict
 from turnpike_asgi.events import Call
 from turnpike_asgi.options import Options
 from turnpike_asgi.reports import Reports
@@ -172,3 +173,16 @@ async def test_what_requests_record_at_once_is_stored_together(make_recorder: Ma
     assert len(commits) < 100
     ids = {json.loads(stored.body)["id"] for stored in Spool(tmp_path / "spool").read(1000, 1 << 30)}
     assert len(ids) == 200
+
+
+async def test_a_sender_that_is_stopped_before_its_first_turn_still_sends(make_recorder: MakeRecorder, tmp_path: Path) -> None:
+    recorder = make_recorder()
+    await recorder.record(CALL)
+    recorder.close()
+    stats = Stats()
+    sender = Sender(recorder.options, stats, Reports(recorder.options, stats))
+    sender._post = lambda _client, _batch: Verdict("done")  # type: ignore[method-assign]
+    sender._stop_at = time.monotonic() + 5
+    sender.start()
+    sender.stop(5)
+    assert (stats.accepted, Spool(tmp_path / "spool").is_empty()) == (1, True)

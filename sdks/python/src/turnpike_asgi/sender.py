@@ -57,7 +57,7 @@ class Sender:
     def _is_over(self, spool: Spool, leadership: Leadership) -> bool:
         if self._stop_at is None:
             return False
-        return time.monotonic() >= self._stop_at or not leadership.held or spool.is_empty()
+        return time.monotonic() >= self._stop_at or not leadership.take() or spool.is_empty()
 
     def _turn(self, spool: Spool, leadership: Leadership, client: httpx.Client) -> float:
         """Send one batch if it is this process's turn; returns the seconds to wait."""
