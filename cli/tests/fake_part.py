@@ -21,9 +21,12 @@ LETTER = {"id": "0-1", "topic": "account.registered", "key": "acc-1", "error": "
 
 
 def catalogue_answer(path: str, document: dict) -> dict:
-    steps = [{"text": f"stripe: create product {product['id']}"} for product in document["products"]]
-    plan = {"plan": "0123456789abcdef", "steps": steps, "unchanged": 3}
-    return plan | ({"changes": True} if path.endswith("/plan") else {"version": 1, "new_version": path.endswith("plan=0123456789abcdef")})
+    """Return what checkout answers, as far as the command looks at it."""
+    steps = [f"stripe: create product {product['id']}" for product in document["products"]]
+    plan = {"plan": "0123456789abcdef", "steps": steps, "unchanged": 3, "products": [], "subscribers": {}, "current_version": None}
+    if path.endswith("/plan"):
+        return plan | {"changes": True}
+    return plan | {"version": 1, "new_version": "plan=0123456789abcdef" in path, "done": steps, "remaining": []}
 
 
 class Doors(BaseHTTPRequestHandler):
@@ -68,7 +71,7 @@ class Doors(BaseHTTPRequestHandler):
             self.answer({"requeued": "0-1", "topic": LETTER["topic"]})
             return
         if self.path.startswith("/v1/catalogue"):
-            self.answer(catalogue_answer(self.path, json.loads(body)["document"]))
+            self.answer(catalogue_answer(self.path, json.loads(json.loads(body)["text"])))
             return
         self.answer({"id": "we_1", "object": "webhook_endpoint", "secret": "whsec_made_by_the_fake"})
 

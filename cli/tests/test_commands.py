@@ -89,8 +89,10 @@ def test_a_service_that_is_down_does_not_hide_the_dead_letters_of_others(run: Ru
 def test_plan_ends_with_2_on_changes_and_apply_does_just_that_plan(run: Run) -> None:
     plan = run("catalogue", "plan")
     assert plan.exit_code == 2
-    assert "stripe: create product standard" in plan.stdout
-    assert "catalogue version 1 is applied\n" in run("catalogue", "apply").stdout
+    assert "7 changes at Stripe and API Management" in plan.stdout
+    done = run("catalogue", "apply").stdout
+    assert "5/7  stripe: create product standard\n" in done
+    assert done.endswith("catalogue version 1 is applied\n")
     assert "as it was before" in run("catalogue", "apply", "--plan", "ffffffffffffffff").stdout
 
 

@@ -6,6 +6,7 @@ import typer
 
 from embedded_servers import ServerError
 from turnpike_cli import (
+    applying_commands,
     catalogue_commands,
     clock_commands,
     dead_letter_commands,
@@ -28,6 +29,7 @@ stack_commands.register(app)
 clock_commands.register(app)
 dead_letter_commands.register(app)
 catalogue_commands.register(app)
+applying_commands.register(catalogue_commands.catalogue_app)
 doctor_command.register(app)
 provision_command.register(app)
 demo_command.register(app)

@@ -1,6 +1,5 @@
-"""`turnpike quote` and `turnpike catalogue ...`: thin fronts of the shared catalogue model, rating, and checkout's doors."""
+"""`turnpike quote`, `simulate`, `catalogue validate` and `upgrade`: what can be said from the file alone."""
 
-import asyncio
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,11 +8,9 @@ import typer
 
 from embedded_servers import places
 from turnpike_cli.clock_commands import parse_moment
-from turnpike_cli.doors import Doors
 from turnpike_cli.errors import CommandError
 from turnpike_cli.output import print_json, print_table
-from turnpike_cli.stack import Stack
-from turnpike_cli.stack_commands import AsJson, DataFolder
+from turnpike_cli.stack_commands import AsJson
 
 if TYPE_CHECKING:
     from billing_common.catalogue import Catalogue
@@ -22,7 +19,6 @@ if TYPE_CHECKING:
 MODELS_FILE = "monetizationModels.json"
 CALLS_METER = "calls"
 DIGITS_MAX = 15
-APPLY_SECONDS = 300.0  # dozens of calls to Azure and Stripe
 Models = Annotated[Path | None, typer.Option("--file", help=f"The catalogue; {MODELS_FILE} in the checkout when absent.")]
 
 catalogue_app = typer.Typer(help="What is sold: check the file, see what would change, apply it.", no_args_is_help=True)
@@ -34,20 +30,30 @@ def register(app: typer.Typer) -> None:
     app.add_typer(catalogue_app, name="catalogue")
 
 
+def path_of(file: Path | None) -> Path:
+    return file or places.checkout() / MODELS_FILE
+
+
+def read_text(file: Path | None) -> str:
+    """Read the file as it is."""
+    path = path_of(file)
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise CommandError(f"There is no {path}; name the catalogue with --file.") from error
+    except UnicodeDecodeError as error:
+        raise CommandError(f"{path} is not UTF-8 text.") from error
+
+
 def read_catalogue(file: Path | None) -> "Catalogue":
     """Read and check the file; all its problems at once, each with its line and what is allowed."""
     from billing_common.catalogue import Catalogue  # imports pydantic: only where a catalogue is read
     from billing_common.catalogue_problems import CatalogueError
 
-    path = file or places.checkout() / MODELS_FILE
     try:
-        return Catalogue.parse(path.read_text())
-    except FileNotFoundError as error:
-        raise CommandError(f"There is no {path}; name the catalogue with --file.") from error
-    except UnicodeDecodeError as error:
-        raise CommandError(f"{path} is not UTF-8 text.") from error
+        return Catalogue.parse(read_text(file))
     except CatalogueError as error:
-        raise CommandError(f"{path} cannot be sold:\n{error}") from error
+        raise CommandError(f"{path_of(file)} cannot be sold:\n{error}") from error
 
 
 def quote(
@@ -188,57 +194,3 @@ def validate(file: Models = None) -> None:
     """Check the file; nothing is touched."""
     catalogue = read_catalogue(file)
     typer.echo(f"{len(catalogue.products)} products and {len(catalogue.meters)} meters can be sold.")
-
-
-@catalogue_app.command()
-def plan(file: Models = None, data: DataFolder = None, as_json: AsJson = False) -> None:
-    """Show what `apply` would change; exit code 0 for nothing, 2 for changes."""
-    answer = asyncio.run(_checkout(Stack(data), "POST", "/v1/catalogue/plan", body=_body(file)))
-    if as_json:
-        print_json(answer)
-    else:
-        _print_steps(answer)
-    if answer["changes"]:
-        raise typer.Exit(2)
-
-
-@catalogue_app.command("apply")
-def apply_catalogue(
-    file: Models = None,
-    agreed: Annotated[str | None, typer.Option("--plan", help="Do this plan and no other: the code that `plan` printed.")] = None,
-    data: DataFolder = None,
-    as_json: AsJson = False,
-) -> None:
-    """Bring API Management and Stripe to what the file says; running again finishes what was interrupted."""
-    stack, body = Stack(data), _body(file)
-    if agreed is None:
-        shown = asyncio.run(_checkout(stack, "POST", "/v1/catalogue/plan", body=body))
-        agreed = str(shown["plan"])
-        if not as_json:
-            _print_steps(shown)
-    answer = asyncio.run(_checkout(stack, "POST", "/v1/catalogue/apply", body=body, params={"plan": agreed}))
-    if as_json:
-        print_json(answer)
-    else:
-        typer.echo(f"catalogue version {answer['version']} is applied{'' if answer['new_version'] else ', as it was before'}")
-
-
-def _body(file: Path | None) -> dict[str, Any]:
-    return {"document": read_catalogue(file).document()}
-
-
-def _print_steps(answer: dict[str, Any]) -> None:
-    for step in answer["steps"]:
-        typer.echo(f"  {step['text']}")
-    typer.echo(f"{len(answer['steps'])} changes, {answer['unchanged']} things stay as they are (plan {answer['plan']})")
-
-
-@catalogue_app.command()
-def show(data: DataFolder = None) -> None:
-    """Show the catalogue that is applied."""
-    print_json(asyncio.run(_checkout(Stack(data), "GET", "/v1/catalogue")))
-
-
-async def _checkout(stack: Stack, method: str, path: str, *, body: Any = None, params: dict[str, Any] | None = None) -> Any:
-    async with Doors(stack) as doors:
-        return await doors.ask("checkout", method, path, body=body, params=params, timeout_seconds=APPLY_SECONDS)

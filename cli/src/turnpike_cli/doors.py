@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import httpx
 
-from turnpike_cli.errors import CommandError, DoorClosedError
+from turnpike_cli.errors import CommandError, DoorClosedError, DoorRefusedError
 from turnpike_cli.parts import BY_NAME, SERVICE_NAMES
 from turnpike_cli.stack import Stack
 
@@ -68,7 +68,8 @@ class Doors:
         except httpx.HTTPError as error:
             raise DoorClosedError(f"{name} does not answer ({type(error).__name__}); see `turnpike status`.") from error
         if answer.status_code >= 400:
-            raise CommandError(f"{name} refuses {method} {path}: {_words(answer)}")
+            content = _content(answer)
+            raise DoorRefusedError(f"{name} refuses {method} {path}", _words(answer, content), content=content)
         return answer.json() if answer.content else None
 
     async def status(self, name: str) -> dict[str, Any]:
@@ -112,10 +113,15 @@ def _elsewhere(addresses: str) -> tuple[dict[str, str], list[str]]:
     return bases, [key.strip() for key in keys.split(",")]
 
 
-def _words(answer: httpx.Response) -> str:
+def _content(answer: httpx.Response) -> Any:
     try:
-        content = answer.json()
+        return answer.json()
     except ValueError:
+        return None
+
+
+def _words(answer: httpx.Response, content: Any) -> str:
+    if content is None:
         return f"HTTP {answer.status_code}"
     for name in ("detail", "error", "message"):
         if isinstance(content, dict) and name in content:

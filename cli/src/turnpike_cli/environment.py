@@ -140,6 +140,7 @@ def _checkout(wiring: Wiring) -> dict[str, str]:
     connection = f"Endpoint=sb://{HOST}/;SharedAccessKeyName=send;SharedAccessKey={wiring.secrets.delegation_key[:44]}"
     return {
         "GATEWAY_URL": wiring.url("delegation_gateway", "internal"),
+        "COLLECTOR_URL": wiring.url("usage_collector", "internal"),
         "USAGE_EVENT_HUB_CONNECTION": connection,
         "PRICING_URL": wiring.url("delegation_gateway") + "/pricing",
     }

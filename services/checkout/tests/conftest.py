@@ -8,6 +8,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -39,7 +40,7 @@ from checkout import (
 )
 from checkout.apim_gateway import ApimGateway
 from checkout.app import MIGRATIONS, install_errors
-from checkout.applying import Outside
+from checkout.carrying import Outside
 from checkout.change_steps import ChangeSteps
 from checkout.intents import Worker
 from checkout.selling import Seller
@@ -50,8 +51,8 @@ from checkout.stripe_changes import StripeChanges
 from checkout.stripe_gateway import StripeGateway
 
 TABLES = (
-    "catalogue_version, catalogue_apply, account, account_member, subscription, checkout_session, invoice, intent, inbox, outbox, "
-    "correction_charge, plan_change, plan_stay, settled_segment"
+    "catalogue_version, catalogue_apply, catalogue_drift, account, account_member, subscription, checkout_session, invoice, intent, "
+    "inbox, outbox, correction_charge, plan_change, plan_stay, settled_segment"
 )
 FILE = Path(__file__).parents[3] / "monetizationModels.json"
 KEYS = ("k" * 32,)
@@ -63,8 +64,8 @@ class Sandboxes:
 
     stripe: str
     arm: str
-    ca_file: str
     calls: str
+    ca_file: str
 
 
 def free_port() -> int:
@@ -73,9 +74,8 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@pytest.fixture(scope="session")
-def sandboxes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandboxes]:
-    folder = tmp_path_factory.mktemp("sandboxes")
+@contextmanager
+def started_sandboxes(folder: Path) -> Iterator[Sandboxes]:
     port = free_port()
     quiet = os.environ | {"SANDBOX_STRIPE_LOG_LEVEL": "ERROR"}
     stripe_settings = {"SANDBOX_STRIPE_HTTP_PORT": str(port), "SANDBOX_STRIPE_DATA_PATH": str(folder / "stripe.sqlite3")}
@@ -90,10 +90,23 @@ def sandboxes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandboxes]:
             started = json.loads(second.stdout.readline())
             address = f"http://127.0.0.1:{port}"
             wait_for(f"{address}/health/ready", first)
-            yield Sandboxes(address, started["management"], started["ca_file"], started["gateway"])
+            yield Sandboxes(address, started["management"], started["gateway"], started["ca_file"])
         finally:
             first.terminate()
             second.terminate()
+
+
+@pytest.fixture(scope="session")
+def sandboxes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandboxes]:
+    with started_sandboxes(tmp_path_factory.mktemp("sandboxes")) as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def other_sandboxes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandboxes]:
+    """A second pair, for small catalogues that would take the repository's off sale."""
+    with started_sandboxes(tmp_path_factory.mktemp("others")) as found:
+        yield found
 
 
 def wait_for(address: str, process: subprocess.Popen[bytes]) -> None:
@@ -127,6 +140,10 @@ async def pool(database: str) -> AsyncIterator[asyncpg.Pool]:
 
 @pytest.fixture(scope="session")
 def settings(database: str, sandboxes: Sandboxes) -> Settings:
+    return settings_of(database, sandboxes)
+
+
+def settings_of(database: str, sandboxes: Sandboxes) -> Settings:
     return Settings(
         database_url=SecretStr(database),
         kafka_bootstrap_servers="127.0.0.1:1",  # nobody listens: events wait in the outbox, where the tests read them
@@ -155,18 +172,23 @@ def gateway(stripe_api: stripe.StripeClient) -> StripeGateway:
     return StripeGateway(stripe_api)
 
 
-@pytest.fixture(scope="session")
-async def outside(stripe_api: stripe.StripeClient, settings: Settings) -> AsyncIterator[Outside]:
+@asynccontextmanager
+async def apim_of(settings: Settings) -> AsyncIterator[ApimGateway]:
     client = apim_client.create_client(settings)
-    apim = ApimGateway(
+    yield ApimGateway(
         client,
         resource_group=settings.apim_resource_group,
         service_name=settings.apim_service_name,
         hub_name=settings.usage_event_hub_name,
         hub_connection=settings.usage_event_hub_connection.get_secret_value(),
     )
-    yield Outside(StripeCatalogue(stripe_api), apim)
     await client.close()
+
+
+@pytest.fixture(scope="session")
+async def outside(stripe_api: stripe.StripeClient, settings: Settings) -> AsyncIterator[Outside]:
+    async with apim_of(settings) as apim:
+        yield Outside(StripeCatalogue(stripe_api), apim)
 
 
 @pytest.fixture
@@ -178,6 +200,7 @@ def clock() -> BusinessClock:
 async def version_outside(database: str, outside: Outside) -> Version:
     """The catalogue of the repository, applied to both sandboxes once."""
     pool = await create_pool(database, schema="checkout")
+    await pool.execute(f"truncate {TABLES}")  # whatever a test before has left: this is version 1
     done = await applying.apply(pool, outside, Catalogue.parse(FILE.read_text()), by="test", now=datetime.now(UTC))
     await pool.close()
     return done.version
@@ -222,17 +245,23 @@ async def publish(pool: asyncpg.Pool, clock: BusinessClock) -> AsyncIterator[Cal
         yield publish
 
 
-@pytest.fixture
-async def door(pool: asyncpg.Pool, outside: Outside, gateway: StripeGateway, clock: BusinessClock) -> AsyncIterator[httpx.AsyncClient]:
-    """The internal port, with a token that has every scope."""
+def internal_app(pool: asyncpg.Pool, outside: Outside, **more: Any) -> FastAPI:
+    """The internal port's routes; nobody is there to be asked for usage."""
     app = FastAPI()
     app.include_router(routes.router)
     app.include_router(routes_catalogue.router)
     app.include_router(routes_corrections.router)
     install_errors(app)
-    shared: dict[str, Any] = {"pool": pool, "clock": clock, "outside": outside, "seller": Seller(pool, gateway, None), "token_keys": KEYS}
+    shared = {"pool": pool, "clock": BusinessClock(), "outside": outside, "usage_door": None, "token_keys": KEYS} | more
     for name, value in shared.items():
         setattr(app.state, name, value)
+    return app
+
+
+@pytest.fixture
+async def door(pool: asyncpg.Pool, outside: Outside, gateway: StripeGateway, clock: BusinessClock) -> AsyncIterator[httpx.AsyncClient]:
+    """The internal port, with a token that has every scope."""
+    app = internal_app(pool, outside, clock=clock, seller=Seller(pool, gateway, None))
     token = issue_token(KEYS, caller="test", scopes=["catalogue:read", "catalogue:write", "quotes:read", "checkout:write"])
     transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://checkout", headers={"authorization": f"Bearer {token}"}) as client:

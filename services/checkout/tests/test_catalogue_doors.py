@@ -15,7 +15,7 @@ from billing_common.events import CatalogueApplied
 from billing_common.testing import events_in_outbox
 from checkout import store_catalogue
 from checkout.apim_gateway import ApimUnavailableError
-from checkout.applying import Outside
+from checkout.carrying import Outside
 from checkout.store_catalogue import Version
 
 TEXT = (Path(__file__).parents[3] / "monetizationModels.json").read_text()
@@ -78,8 +78,64 @@ async def test_a_new_price_replaces_the_old_one_which_is_archived_and_back_again
     assert [step["action"] for step in back["steps"]] == ["reactivate", "archive"]
     assert (back["version"], await active()) == (3, ["0.15"])
     assert (await door.get("/v1/catalogue", params={"version": 2**31})).status_code == 422
-    history = (await door.get("/v1/catalogue")).json()["history"]
-    assert [entry["version"] for entry in history] == [3, 2, 1]
+    assert (await door.get("/v1/catalogue", params={"version": 9})).json()["error"][
+        "message"
+    ] == "no catalogue has been applied as version 9"
+
+
+async def test_the_history_tells_who_when_what_changed_in_lines_and_which_ids_came_into_being(
+    applied: Version, door: httpx.AsyncClient
+) -> None:
+    dearer = TEXT.replace('"0.15"', '"0.19"')
+    new = (await door.post("/v1/catalogue/apply", params={"by": "Anna Lee"}, content=dearer)).json()
+    await door.post("/v1/catalogue/apply", content=TEXT)
+    third, second, first = (await door.get("/v1/catalogue/history")).json()["versions"]
+    assert [entry["version"] for entry in (third, second, first)] == [3, 2, 1]
+    assert [entry["applied_by"] for entry in (third, second)] == ["test", "Anna Lee"]
+    assert (second["diff"], third["diff"]) == (
+        ['payg: price.usage[calls].amount: "0.15" -> "0.19"'],
+        ['payg: price.usage[calls].amount: "0.19" -> "0.15"'],
+    )
+    price = new["stripe_ids"]["payg"]["prices"]["usage:calls"]
+    assert (second["created"], third["created"]) == ({price: "price payg usage:calls usd"}, {})
+    assert first["diff"][0] == "free: a new product"
+    shown = (await door.get("/v1/catalogue", params={"version": 2})).json()
+    assert (shown["applied_by"], shown["stripe_ids"], shown["diff"]) == ("Anna Lee", new["stripe_ids"], second["diff"])
+    assert len((await door.get("/v1/catalogue/history", params={"limit": 1})).json()["versions"]) == 1
+
+
+async def test_an_apply_can_be_followed_and_its_last_state_is_told(applied: Version, door: httpx.AsyncClient) -> None:
+    assert (await door.get("/v1/catalogue/apply")).status_code == 404
+    dearer = TEXT.replace('"0.15"', '"0.18"')
+    answer = (await door.post("/v1/catalogue/apply", params={"by": "Anna"}, content=dearer)).json()
+    last = (await door.get("/v1/catalogue/apply")).json()
+    assert (last["plan"], last["state"], last["requested_by"]) == (answer["plan"], "done", "Anna")
+    assert (last["done"], last["remaining"]) == (answer["done"], [])
+    await door.post("/v1/catalogue/apply", content=TEXT)
+
+
+async def test_the_plan_groups_what_changes_by_product_and_system(applied: Version, door: httpx.AsyncClient) -> None:
+    document = json.loads(TEXT.replace('"0.15"', '"0.175"').replace('"calls": 200,', '"calls": 250,'))
+    plan = (await door.post("/v1/catalogue/plan", content=json.dumps(document))).json()
+    payg = next(product for product in plan["products"] if product["product_id"] == "payg")
+    assert payg["file"] == ['price.usage[calls].amount: "0.15" -> "0.175"', "rate_limit.calls: 200 -> 250"]
+    (price,) = payg["systems"]["stripe"]["replaced"]
+    assert price["text"] == "price: usage of API calls: USD 0.15 per 100 calls -> USD 0.175 per 100 calls"
+    assert payg["systems"]["apim"]["changed"][0]["text"].startswith("policy payg: 250 calls in 60 s; our block in inbound: <rate-limit")
+    assert payg["systems"]["apim"]["untouched"] == {"product": 1, "group": 2, "api": 1}
+    assert [product["product_id"] for product in plan["products"]][:3] == ["", "free", "developer"]
+    assert plan["subscribers"] == {"payg": {"live": 0, "stay_on_old_price": 0, "by_version": []}}
+    assert (plan["current_version"], plan["changes"], len(plan["steps"])) == (1, True, 3)
+
+
+async def test_a_file_that_only_turnpike_reads_differently_is_a_change_without_steps(applied: Version, door: httpx.AsyncClient) -> None:
+    more_keys = TEXT.replace('"keys": 5', '"keys": 6')
+    plan = (await door.post("/v1/catalogue/plan", content=more_keys)).json()
+    assert (plan["steps"], plan["changes"]) == ([], True)
+    assert [product["file"] for product in plan["products"] if product["file"]] == [["keys: 5 -> 6"]]
+    assert (await door.post("/v1/catalogue/apply", params={"plan": plan["plan"]}, content=more_keys)).json()["version"] == 2
+    other = await door.post("/v1/catalogue/apply", params={"plan": plan["plan"]}, content=TEXT.replace('"keys": 5', '"keys": 7'))
+    assert other.json()["error"]["code"] == "plan_moved"
 
 
 async def test_an_apply_refuses_when_the_world_moved_since_the_plan(applied: Version, door: httpx.AsyncClient) -> None:
@@ -141,7 +197,16 @@ async def test_a_product_with_subscribers_cannot_be_removed(applied: Version, po
     document["products"] = [product for product in document["products"] if product["id"] != "enterprise"]
     answer = await door.post("/v1/catalogue/plan", content=json.dumps(document))
     assert (answer.status_code, answer.json()["error"]["code"]) == (409, "still_subscribed")
-    assert "live subscriptions in usd and no price in it" in answer.json()["error"]["message"]
+    (problem,) = answer.json()["error"]["problems"]
+    assert problem["path"] == "$.products[5].currencies"
+    assert "has 1 live subscription in usd and no price in it; it has eur" in problem["message"]
+    broken = json.loads(TEXT.replace('"keys": 5', '"keys": 0'))
+    broken["products"] = [product | {"id": "por"} if product["id"] == "pro" else product for product in broken["products"]]
+    answer = await door.post("/v1/catalogue/plan", content=json.dumps(broken, indent=1))
+    problems = answer.json()["error"]["problems"]
+    assert (answer.status_code, [problem["path"] for problem in problems]) == (422, ["$.products", "$.products[5].keys"])
+    assert 'Did you mean "por"?' in problems[0]["message"]
+    assert problems[0]["line"] > 1
 
 
 QUOTES = [

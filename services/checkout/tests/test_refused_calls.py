@@ -3,13 +3,15 @@
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
+import asyncpg
 import httpx
 import pytest
 from azure.mgmt.apimanagement.models import SubscriptionCreateParameters
 
 from billing_common.catalogue import Catalogue, CatalogueError, Product
 from checkout import policy
-from checkout.applying import Outside, look
+from checkout.applying import look
+from checkout.carrying import Outside
 from checkout.gates import refuse_unknown_operations, unknown_operations
 from checkout.policy_answers import Plans
 from checkout.settings import Settings
@@ -112,9 +114,9 @@ async def test_a_key_that_is_not_known_keeps_azures_own_words(sell: Sell) -> Non
     assert "invalid subscription key" in refused.json()["message"]
 
 
-async def test_a_misspelt_operation_is_refused_before_anything_is_touched(outside: Outside) -> None:
+async def test_a_misspelt_operation_is_refused_before_anything_is_touched(outside: Outside, pool: asyncpg.Pool) -> None:
     with pytest.raises(CatalogueError) as refused:
-        await look(outside, catalogue(id="typo", operations={"orders": ["get-orders", "get-order"]}), None)
+        await look(pool, outside, catalogue(id="typo", operations={"orders": ["get-orders", "get-order"]}))
     (problem,) = refused.value.problems
     assert problem.path == "$.products[0].operations.orders"
     assert 'the API "orders" has no operation "get-orders"' in problem.message

@@ -1,14 +1,15 @@
 """Running totals and closings in the outbox; what the internal doors show."""
 
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import Any
 
 import asyncpg
 import httpx
 import pytest
 from fastapi import FastAPI
 
-from billing_common.events import UsageCollected, UsageSegmentClosed
+from billing_common.events import SubscriptionUpdated, UsageCollected, UsageSegmentClosed
 from billing_common.internal_auth import issue_token
 from billing_common.testing import events_in_outbox
 from usage_collector import publishing, routes
@@ -16,7 +17,7 @@ from usage_collector.collecting import Collector
 from usage_collector.directory import Directory
 from usage_collector.positions import Positions
 
-from .conftest import FEBRUARY, START, FixedClock, Publish, call, catalogue_applied, collect, state
+from .conftest import FEBRUARY, MARCH, START, FixedClock, Publish, call, catalogue_applied, collect, state
 
 HOUR = START.replace(minute=0)
 KEYS = ("k" * 32,)
@@ -127,6 +128,27 @@ async def test_usage_is_shown_by_hour_and_by_day(ready: None, door: httpx.AsyncC
     assert [(row["start"], row["quantity"]) for row in by_day["usage"]] == [("2027-01-10T00:00:00Z", 4)]
     assert by_day["totals"] == {"calls": 4}
     assert by_day["freshness"].keys() == {"as_of", "staleness_seconds", "unread_records"}
+
+
+async def test_totals_of_a_period_that_begins_within_an_hour_hold_that_period_and_no_other(
+    door: httpx.AsyncClient, publish: Publish, collector: Collector, clock: FixedClock
+) -> None:
+    renewal = START + timedelta(minutes=20)
+    await publish(catalogue_applied())
+    await publish(state(current_period_end=renewal))
+    await publish(state(SubscriptionUpdated, revision=2, current_period_start=renewal, current_period_end=FEBRUARY))
+    calls = [call(str(n), START + timedelta(minutes=5 * n)) for n in range(6)]  # four before the renewal, two after it
+    await collect(collector, clock, calls)
+    first, second = ((START, renewal), (renewal, FEBRUARY))
+
+    async def totals(since: datetime, until: datetime, *ids: str) -> Any:
+        entries = [{"subscription_id": name, "from": since.isoformat(), "to": until.isoformat()} for name in ids]
+        return (await door.post("/v1/usage-totals", json={"entries": entries})).json()
+
+    assert await totals(*first, "sub-1", "sub-9") == {"totals": {"sub-1": {"payg": {"calls": 4}}}}
+    assert await totals(*second, "sub-1") == {"totals": {"sub-1": {"payg": {"calls": 2}}}}
+    assert await totals(FEBRUARY, MARCH, "sub-1") == {"totals": {"sub-1": {}}}
+    assert "asked for once" in (await totals(*first, "sub-1", "sub-1"))["detail"]
 
 
 async def test_reconciliation_shows_every_outcome_and_finds_a_window_that_is_wrong(

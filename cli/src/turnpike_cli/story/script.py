@@ -70,9 +70,16 @@ class Story:
         document = json.loads(self.catalogue.read_text())
         plan = await self.doors.ask("checkout", "POST", "/v1/catalogue/plan", body=document)
         self.checks.step(f"the plan: {len(plan['steps'])} steps")
-        answer = await self.doors.ask("checkout", "POST", "/v1/catalogue/apply", body=document)
+        agreed = {"plan": plan["plan"], "by": "the demo"}
+        answer = await self.doors.ask("checkout", "POST", "/v1/catalogue/apply", body=document, params=agreed, timeout_seconds=120)
         await self.clock.settle()
         self.checks.step(f"catalogue version {answer['version']}", seconds=time.monotonic() - started)
+        drift = await self.doors.ask("checkout", "GET", "/v1/catalogue/drift", timeout_seconds=120)
+        self.checks.check(
+            "API Management and Stripe are as the plan said",
+            held=answer["done"] == [step["text"] for step in plan["steps"]] and not drift["drift"],
+            detail=f"{drift['unchanged']} things compared",
+        )
         seen = await self.stripe.catalogue()
         detail = f"{seen['products']} products, {seen['prices']} prices, {seen['meters']} meters"
         self.checks.check(

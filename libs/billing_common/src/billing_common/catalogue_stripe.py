@@ -51,13 +51,14 @@ class DesiredPrice:
         amounts = dict(self.amounts)
         if meter_stripe_id is not None:
             amounts["recurring"] = {**amounts["recurring"], "meter": meter_stripe_id}
+        return {"product": self.stripe_product_id, "currency": self.currency, **self.marks(), **amounts}
+
+    def marks(self) -> dict[str, Any]:
+        """Return what can be changed at Stripe after the creation: how the price is found and called."""
         return {
-            "product": self.stripe_product_id,
-            "currency": self.currency,
             "lookup_key": self.lookup_key,
             "nickname": self.nickname,
             "metadata": {"turnpike_product_id": self.product_id, "turnpike_component": self.component},
-            **amounts,
         }
 
 

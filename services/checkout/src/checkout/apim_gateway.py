@@ -30,6 +30,8 @@ class SeenApimProduct:
     display_name: str
     description: str
     published: bool
+    subscription_required: bool
+    approval_required: bool
     groups: frozenset[str]
     apis: frozenset[str]
     policy: str | None
@@ -73,6 +75,8 @@ class ApimGateway:
             found.display_name or "",
             found.description or "",
             found.state == "published",
+            found.subscription_required is not False,  # ARM leaves out what is the default
+            found.approval_required is True,
             frozenset(name for name in groups if name),
             frozenset(name for name in apis if name),
             policy.value if policy else None,
@@ -105,6 +109,9 @@ class ApimGateway:
 
     async def add_group(self, product_id: str, group_id: str) -> None:
         await self._write(lambda: self._client.product_group.create_or_update(*self._place, product_id, group_id))
+
+    async def remove_group(self, product_id: str, group_id: str) -> None:
+        await self._write(lambda: self._client.product_group.delete(*self._place, product_id, group_id))
 
     async def add_api(self, product_id: str, api_id: str) -> None:
         await self._write(lambda: self._client.product_api.create_or_update(*self._place, product_id, api_id))

@@ -9,6 +9,7 @@ from fastapi.responses import JSONResponse
 
 from billing_common import apim_client, stripe_client
 from billing_common.catalogue import CatalogueError
+from billing_common.catalogue_changes import StillSubscribedError
 from billing_common.internal_auth import InternalAuth
 from billing_common.service import Service
 from checkout import (
@@ -22,10 +23,12 @@ from checkout import (
     routes_corrections,
 )
 from checkout.apim_gateway import ApimGateway, ApimRefusedError, ApimUnavailableError
-from checkout.applying import ApplyStoppedError, Outside, PlanMovedError, StillSubscribedError
+from checkout.applying import NothingAppliedError, PlanMovedError
+from checkout.carrying import ApplyStoppedError, Outside
 from checkout.change_steps import ChangeSteps
 from checkout.contact import ContactDoor
 from checkout.domain import RefusedError
+from checkout.drift import Watch
 from checkout.policy import PolicyError
 from checkout.policy_answers import Plans
 from checkout.selling import Seller
@@ -34,6 +37,7 @@ from checkout.store_catalogue import ApplyRunningError
 from checkout.stripe_catalogue import StripeCatalogue
 from checkout.stripe_changes import StripeChanges
 from checkout.stripe_gateway import StripeGateway, StripeRefusedError, StripeUnavailableError
+from checkout.usage_door import UsageDoor
 
 MIGRATIONS = Path(__file__).parents[2] / "migrations"
 
@@ -53,7 +57,9 @@ def create_service(settings: Settings) -> Service:
         service.on_stop(apim.close)
         gateway = StripeGateway(client)
         plans = Plans(str(settings.pricing_url) if settings.pricing_url else None)
-        service.share("outside", Outside(StripeCatalogue(client), _apim(apim, settings), plans))
+        outside = service.share("outside", Outside(StripeCatalogue(client), _apim(apim, settings), plans))
+        service.share("usage_door", _usage(service, settings))
+        service.loop("catalogue drift", Watch(service.pool, outside, interval=settings.drift_interval).run)
         service.share("seller", Seller(service.pool, gateway, _contacts(service, settings)))
         steps = ChangeSteps(service.pool, StripeChanges(client), service.clock).all()
         worker = service.share("intents", intents.Worker(service.pool, gateway, poll_seconds=settings.intent_poll_seconds, steps=steps))
@@ -86,15 +92,23 @@ def _contacts(service: Service, settings: Settings) -> ContactDoor | None:
     return ContactDoor(client, InternalAuth(settings.token_keys, caller="checkout", scopes=["accounts:read"]))
 
 
+def _usage(service: Service, settings: Settings) -> UsageDoor | None:
+    if settings.collector_url is None:
+        return None
+    client = httpx.AsyncClient(base_url=str(settings.collector_url), timeout=20)
+    service.on_stop(client.aclose)
+    return UsageDoor(client, InternalAuth(settings.token_keys, caller="checkout", scopes=["usage:read"]))
+
+
 def install_errors(app: FastAPI) -> None:
     """Map each error that can be named to a status and a stable code."""
     simple: dict[type[Exception], tuple[int, str]] = {
         ApimRefusedError: (502, "apim_refused"),
         ApimUnavailableError: (503, "apim_unavailable"),
         ApplyRunningError: (409, "apply_running"),
+        NothingAppliedError: (409, "no_catalogue"),
         PlanMovedError: (409, "plan_moved"),
         PolicyError: (409, "policy_not_readable"),
-        StillSubscribedError: (409, "still_subscribed"),
         StripeRefusedError: (502, "stripe_refused"),
         StripeUnavailableError: (503, "stripe_unavailable"),
     }
@@ -110,7 +124,9 @@ def install_errors(app: FastAPI) -> None:
     async def invalid(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, CatalogueError)
         problems = [vars(problem) for problem in error.problems]
-        return _error(422, "invalid_catalogue", f"the catalogue has {len(problems)} problems", problems=problems)
+        status, code = (409, "still_subscribed") if isinstance(error, StillSubscribedError) else (422, "invalid_catalogue")
+        count = "one problem" if len(problems) == 1 else f"{len(problems)} problems"
+        return _error(status, code, f"the catalogue has {count}; nothing was touched:\n{error}", problems=problems)
 
     async def stopped(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, ApplyStoppedError)

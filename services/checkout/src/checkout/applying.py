@@ -1,60 +1,49 @@
-"""Carries a plan out, step by step: repeatable after any interruption, and says what is done and what is left."""
+"""Plans and applies a catalogue, or puts back the one that is applied. One at a time, in all replicas."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
-from uuid import UUID
 
 import asyncpg
-import structlog
 
 from billing_common.catalogue import Catalogue
-from billing_common.catalogue_changes import refused_changes
-from billing_common.catalogue_stripe import DesiredPrice, meter_event_name
 from billing_common.events import CatalogueApplied, derive_id
 from billing_common.outbox import announce
-from checkout import store, store_catalogue
-from checkout.apim_gateway import ApimGateway, ApimRefusedError, ApimUnavailableError, SeenApimProduct
+from checkout import store_catalogue, store_drift
+from checkout.apim_gateway import ApimGateway, SeenApimProduct
+from checkout.carrying import Outside, Run, carry_out, meters_of
 from checkout.gates import refuse_unknown_operations
-from checkout.plan import ApimWorld, Plan, Step, digest, make_plan, stripe_ids
-from checkout.policy import NOWHERE, PolicyError
-from checkout.policy_answers import Plans
+from checkout.plan import Plan, known_of, make_plan, names_of_ids, stripe_ids
+from checkout.plan_apim import ApimWorld
+from checkout.steps import Known
 from checkout.store_catalogue import Version
-from checkout.stripe_catalogue import StripeCatalogue, StripeWorld
-from checkout.stripe_gateway import StripeRefusedError, StripeUnavailableError
+from checkout.stripe_catalogue import StripeWorld
 
-OUTSIDE_ERRORS = (ApimRefusedError, ApimUnavailableError, PolicyError, StripeRefusedError, StripeUnavailableError)
 READS_AT_ONCE = 4  # ARM lets 25 reads a second through
-
-log = structlog.get_logger(__name__)
-
-
-class StillSubscribedError(Exception):
-    """A product or a currency that is to be removed still has subscribers."""
+VERSIONS_KNOWN = 50  # how far back a price is recognised by its id; older ones by their lookup key
 
 
 class PlanMovedError(Exception):
     """The world is no longer as the plan showed it."""
 
 
-class ApplyStoppedError(Exception):
-    """An outside system stopped the apply half-way; applying again goes on from there."""
-
-    def __init__(self, reason: str, done: list[str], remaining: list[str]) -> None:
-        super().__init__(reason)
-        self.done = done
-        self.remaining = remaining
+class NothingAppliedError(Exception):
+    """There is no applied catalogue to compare with."""
 
 
 @dataclass(frozen=True)
-class Outside:
-    """The two systems the catalogue lives in, and where people find the plans."""
+class Looked:
+    """What was seen outside, and what follows from it for a catalogue."""
 
-    stripe: StripeCatalogue
-    apim: ApimGateway
-    plans: Plans = NOWHERE
+    catalogue: Catalogue
+    previous: Version | None
+    plan: Plan
+    world: StripeWorld
+    known: Known
+
+    @property
+    def changes(self) -> bool:
+        return bool(self.plan.steps) or self.previous is None or self.previous.document != self.catalogue.document()
 
 
 @dataclass(frozen=True)
@@ -66,140 +55,83 @@ class Applied:
     is_new: bool
 
 
-@dataclass
-class _Run:
-    outside: Outside
-    apply_id: UUID
-    meters: dict[str, str]
-    prices: dict[str, str]
-    done: list[str] = field(default_factory=list)
+async def look(pool: asyncpg.Pool, outside: Outside, catalogue: Catalogue | None) -> Looked:
+    """Read both systems and compare with a catalogue; with the applied version when none is given.
 
-    def key(self, step: Step) -> str:
-        return f"turnpike:{derive_id('apply', str(self.apply_id), step.text())}"
-
-
-async def look(outside: Outside, catalogue: Catalogue, previous: Version | None) -> tuple[Plan, StripeWorld]:
-    """Read both systems and return the plan. Raises `CatalogueError` for operations that API Management does not have."""
-    await refuse_unknown_operations(outside.apim, catalogue)
-    stripe = await outside.stripe.read()
+    Raises `CatalogueError` for operations in a given one that API Management does not have.
+    """
+    versions = await store_catalogue.latest_versions(pool, VERSIONS_KNOWN)
+    if catalogue is None:
+        if not versions:
+            raise NothingAppliedError("no catalogue has been applied yet: `turnpike catalogue apply` applies the first")
+        catalogue = versions[0].catalogue
+    else:
+        await refuse_unknown_operations(outside.apim, catalogue)
+    known = known_of(versions)
     ids = [product.id for product in catalogue.products]
-    ids += [product["id"] for product in previous.document["products"] if product["id"] not in ids] if previous else []
+    ids += [product_id for product_id in await store_catalogue.product_ids(pool) if product_id not in ids]
+    world = await outside.stripe.read()
+    apim = ApimWorld(await outside.apim.logger_is_right(), await _read_products(outside.apim, ids))
+    plan = make_plan(catalogue, stripe=world, apim=apim, known=known, plans=outside.plans)
+    return Looked(catalogue, versions[0] if versions else None, plan, world, known)
+
+
+async def _read_products(apim: ApimGateway, product_ids: list[str]) -> dict[str, SeenApimProduct | None]:
     reads_at_once = asyncio.Semaphore(READS_AT_ONCE)
 
     async def read(product_id: str) -> SeenApimProduct | None:
         async with reads_at_once:
-            return await outside.apim.read_product(product_id)
+            return await apim.read_product(product_id)
 
-    seen = await asyncio.gather(*(read(product_id) for product_id in ids))
-    apim = ApimWorld(await outside.apim.logger_is_right(), dict(zip(ids, seen, strict=True)))
-    return make_plan(catalogue, stripe=stripe, apim=apim, plans=outside.plans), stripe
-
-
-async def refuse_changes_under_subscribers(pool: asyncpg.Pool, catalogue: Catalogue) -> None:
-    """Raise `StillSubscribedError` when a product or a currency that people are subscribed in is missing."""
-    async with pool.acquire() as connection:
-        problems = refused_changes(catalogue, await store.count_live(connection))
-    if problems:
-        raise StillSubscribedError("\n".join(f"{problem.path}: {problem.message} (allowed: {problem.allowed})" for problem in problems))
+    seen = await asyncio.gather(*(read(product_id) for product_id in product_ids))
+    return dict(zip(product_ids, seen, strict=True))
 
 
 async def apply(
-    pool: asyncpg.Pool, outside: Outside, catalogue: Catalogue, *, by: str, now: datetime, expected: str | None = None
+    pool: asyncpg.Pool, outside: Outside, catalogue: Catalogue | None, *, by: str, now: datetime, expected: str | None = None
 ) -> Applied:
-    """Bring both systems to the catalogue and publish it as a new version, unless it is the latest already."""
-    async with store_catalogue.apply_lock(pool):
-        previous = await store_catalogue.latest(pool)
-        await refuse_changes_under_subscribers(pool, catalogue)
-        plan, world = await look(outside, catalogue, previous)
-        if expected is not None and expected != plan.fingerprint:
-            raise PlanMovedError("APIM, Stripe or the file changed since the plan was made: plan again")
-        if plan.steps:
-            apply_id = derive_id("catalogue", digest(catalogue), plan.fingerprint, now.isoformat())
-            await _carry_out(pool, _Run(outside, apply_id, *_known(world)), catalogue, plan, by=by, now=now)
+    """Bring both systems to the catalogue and publish it as a new version, unless it is the latest already.
+
+    Without a catalogue the applied version is put back where somebody changed it by hand, and nothing else is done.
+    """
+    async with store_catalogue.apply_lock(pool) as connection:
+        looked = await look(pool, outside, catalogue)
+        if expected is not None and expected != looked.plan.fingerprint:
+            raise PlanMovedError("API Management, Stripe or the file is not as it was when the plan was made: plan again")
+        world = looked.world
+        if looked.plan.steps:
+            apply_id = derive_id("catalogue", looked.plan.fingerprint, now.isoformat())
+            run = Run(connection, outside, apply_id, now, meters_of(world, looked.known))
+            await carry_out(run, looked.plan, by=by)
             world = await outside.stripe.read()
-        return await _publish(pool, catalogue, plan, stripe_ids(catalogue, world), previous, by=by, now=now)
+        return await _publish(pool, looked, world, by=by, now=now)
 
 
-async def _carry_out(pool: asyncpg.Pool, run: _Run, catalogue: Catalogue, plan: Plan, *, by: str, now: datetime) -> None:
-    texts = [step.text() for step in plan.steps]
-    await store_catalogue.start_apply(pool, run.apply_id, digest=digest(catalogue), by=by, at=now, remaining=texts)
-    for number, step in enumerate(plan.steps):
-        try:
-            await _step(run, step)
-        except OUTSIDE_ERRORS as error:
-            reason = f"{step.text()}: {error}"
-            await store_catalogue.end_apply(pool, run.apply_id, state="failed", at=now, error=reason[:1000])
-            log.warning("catalogue apply stopped", apply_id=str(run.apply_id), step=step.text(), error=type(error).__name__)
-            raise ApplyStoppedError(reason, run.done, texts[number:]) from error
-        run.done.append(texts[number])
-        await store_catalogue.note_progress(pool, run.apply_id, done=run.done, remaining=texts[number + 1 :])
-    await store_catalogue.end_apply(pool, run.apply_id, state="done", at=now)
-    log.info("catalogue applied outside", apply_id=str(run.apply_id), steps=len(texts))
-
-
-async def _step(run: _Run, step: Step) -> None:
-    if step.system == "stripe":
-        await _stripe_step(run, step)
-    else:
-        await _apim_step(run.outside.apim, step)
-
-
-async def _stripe_step(run: _Run, step: Step) -> None:
-    stripe, key = run.outside.stripe, run.key(step)
-    match (step.kind, step.action):
-        case ("product", "create"):
-            await stripe.create_product(step.subject, key=key)
-        case ("product", "update"):
-            await stripe.update_product(step.subject, key=key)
-        case ("product", "archive"):
-            await stripe.archive_product(step.name, key=key)
-        case ("meter", "create"):
-            run.meters[step.name] = await stripe.create_meter(step.subject, key=key)
-        case ("meter", "reactivate"):
-            await stripe.reactivate_meter(run.meters[step.name], key=key)
-        case ("price", "create"):
-            await stripe.create_price(step.subject, _meter_of(run, step.subject), key=key)
-        case ("price", action):
-            await stripe.set_price_active(run.prices[step.name], active=action == "reactivate", key=key)
-
-
-def _meter_of(run: _Run, price: DesiredPrice) -> str | None:
-    return run.meters[meter_event_name(price.product_id, price.meter_id)] if price.meter_id else None
-
-
-async def _apim_step(apim: ApimGateway, step: Step) -> None:
-    writes: dict[tuple[str, str], Callable[[], Awaitable[Any]]] = {
-        ("logger", "update"): apim.put_logger,
-        ("product", "create"): lambda: apim.put_product(step.subject),
-        ("product", "update"): lambda: apim.put_product(step.subject),
-        ("product", "unpublish"): lambda: apim.unpublish(step.product_id),
-        ("group", "link"): lambda: apim.add_group(step.product_id, step.name),
-        ("api", "link"): lambda: apim.add_api(step.product_id, step.name),
-        ("api", "unlink"): lambda: apim.remove_api(step.product_id, step.name),
-        ("policy", "create"): lambda: apim.put_policy(step.product_id, step.subject),
-        ("policy", "update"): lambda: apim.put_policy(step.product_id, step.subject),
-    }
-    await writes[step.kind, step.action]()
-
-
-def _known(world: StripeWorld) -> tuple[dict[str, str], dict[str, str]]:
-    meters = {name: meter.stripe_id for name, meter in world.meters.items()}
-    return meters, {key: price.stripe_id for key, price in world.prices.items()}
-
-
-async def _publish(
-    pool: asyncpg.Pool, catalogue: Catalogue, plan: Plan, ids: dict[str, Any], previous: Version | None, *, by: str, now: datetime
-) -> Applied:
+async def _publish(pool: asyncpg.Pool, looked: Looked, world: StripeWorld, *, by: str, now: datetime) -> Applied:
     """Number the version and announce it, in one transaction; nothing new gives no new version."""
-    document = catalogue.document()
-    if previous is not None and (previous.document, previous.stripe_ids) == (document, ids):
-        return Applied(previous, plan, is_new=False)
-    number = previous.version + 1 if previous else 1
-    version = Version(number, document, ids, [step.public() for step in plan.steps], by, now)
-    event = CatalogueApplied(
-        cause_id=f"catalogue:{version.version}", occurred_at=now, version=version.version, document=document, stripe_ids=ids
-    )
+    document, previous = looked.catalogue.document(), looked.previous
+    ids = stripe_ids(looked.catalogue, world, looked.known)
     async with pool.acquire() as connection, connection.transaction():
-        await store_catalogue.add(connection, version)
-        await announce(connection, event)
-    return Applied(version, plan, is_new=True)
+        if previous is not None and (previous.document, previous.stripe_ids) == (document, ids):
+            version = previous
+        else:
+            steps = [step.public() for step in looked.plan.steps]
+            names = names_of_ids(ids)
+            before = await store_catalogue.known_ids(connection, list(names))
+            created = {stripe_id: name for stripe_id, name in names.items() if stripe_id not in before}
+            version = Version(previous.version + 1 if previous else 1, document, ids, steps, by, now, created)
+            await store_catalogue.add(connection, version)
+            await announce(connection, _applied(version))
+        await store_catalogue.settle_applies(connection)
+        await store_drift.note(connection, version.version, [])  # what was just brought there stands there
+    return Applied(version, looked.plan, is_new=version is not previous)
+
+
+def _applied(version: Version) -> CatalogueApplied:
+    return CatalogueApplied(
+        cause_id=f"catalogue:{version.version}",
+        occurred_at=version.applied_at,
+        version=version.version,
+        document=version.document,
+        stripe_ids=version.stripe_ids,
+    )

@@ -1,5 +1,8 @@
 """APIM product policies: rate limit, quota and the usage record, in marked blocks beside what a person has written."""
 
+import hashlib
+from collections.abc import Iterable
+
 from lxml import etree
 
 from billing_common.catalogue import Product
@@ -10,6 +13,7 @@ LOGGER_ID = "turnpike-usage"
 BEGIN, END = "turnpike:begin", "turnpike:end"
 SECTIONS = ("inbound", "backend", "outbound", "on-error")
 THIRTY_DAYS_SECONDS = 2_592_000
+BLOCK_SHOWN_MAX = 200
 SKELETON = (
     "<policies><inbound><base /></inbound><backend><base /></backend><outbound><base /></outbound><on-error><base /></on-error></policies>"
 )
@@ -47,14 +51,17 @@ class PolicyError(Exception):
 def merge(existing: str | None, product: Product, plans: Plans = NOWHERE) -> str:
     """Return the product's policy as XML: our blocks replaced, everything else kept as it is."""
     root = _parse(existing or SKELETON)
-    wanted = {
+    blocks = {
         "inbound": _inbound(product, plans),
         "outbound": _usage(product),
         "on-error": [*_usage(product), *policy_answers.of_limits(product, plans)],
     }
+    wanted = {name: elements for name, elements in blocks.items() if elements}
     for name in SECTIONS:
         section = root.find(name)
         if section is None:
+            if name not in wanted:
+                continue
             section = etree.SubElement(root, name)
             etree.SubElement(section, "base")
         _remove_block(section)
@@ -66,6 +73,37 @@ def merge(existing: str | None, product: Product, plans: Plans = NOWHERE) -> str
 def same(left: str | None, right: str) -> bool:
     """Tell whether two policies mean the same: white space between elements does not count."""
     return left is not None and _canonical(left) == _canonical(right)
+
+
+def differences(existing: str | None, wanted: str) -> Iterable[tuple[str, str, str]]:
+    """Return (section, found, wanted) for each section whose block is not as it should be, each block as one line."""
+    if existing is None:
+        return
+    before, after = _parse(existing), _parse(wanted)
+    told = False
+    for name in SECTIONS:
+        found, right = (_block_texts(root.find(name)) for root in (before, after))
+        if found != right:
+            told = True
+            yield f"our block in {name}", _but_not(found, right), _but_not(right, found)
+    if not told and not same(existing, wanted):
+        yield "our blocks", "at another place", "after <base />"
+
+
+def _but_not(some: list[str], others: list[str]) -> str:
+    """Return the elements that only one side has, as one line; without any it is their order that differs."""
+    rest = [text for text in some if text not in others]
+    return " ".join(rest) if rest else "nothing" if len(some) < len(others) else "the same in another order"
+
+
+def _block_texts(section: Element | None) -> list[str]:
+    nodes = [] if section is None else [node for node in _block(section) if not isinstance(node, Comment)]
+    lines = [" ".join(etree.tostring(node, encoding="unicode", with_tail=False).split()) for node in nodes]
+    return [line if len(line) <= BLOCK_SHOWN_MAX else f"{line[:BLOCK_SHOWN_MAX]}... ({_mark(line)})" for line in lines]
+
+
+def _mark(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def _parse(xml: str) -> Element:
@@ -123,15 +161,30 @@ def _usage(product: Product, record: str = USAGE_RECORD) -> list[Element]:
 
 
 def _remove_block(section: Element) -> None:
+    for node in list(_block(section)):
+        section.remove(node)
+
+
+def _block(section: Element) -> Iterable[Element]:
+    """Return the nodes of our block, its two marks included; a mark without the other cannot be understood."""
     inside = False
-    for node in list(section):
+    for node in section:
         comment = (node.text or "").strip() if isinstance(node, Comment) else ""
+        if comment == END and not inside:
+            raise _half_a_block(section, END, BEGIN)
         inside = inside or comment == BEGIN
         if inside:
-            section.remove(node)
+            yield node
         inside = inside and comment != END
     if inside:
-        raise PolicyError(f"the block that begins with <!-- {BEGIN} --> in <{section.tag}> has no end")
+        raise _half_a_block(section, BEGIN, END)
+
+
+def _half_a_block(section: Element, has: str, lacks: str) -> PolicyError:
+    return PolicyError(
+        f"<{section.tag}> of its policy has <!-- {has} --> without <!-- {lacks} -->: in the portal, put the other mark back, "
+        "or take out the mark with the elements that Turnpike wrote"
+    )
 
 
 def _insert_block(section: Element, elements: list[Element]) -> None:

@@ -1,5 +1,7 @@
 """What the checkout service reads from its environment; no other module reads it."""
 
+from datetime import timedelta
+
 from pydantic import Field, HttpUrl, SecretStr
 
 from billing_common.settings import ApimSettings, ServiceSettings, SettingsConfigDict, StripeSettings
@@ -16,5 +18,14 @@ class Settings(ServiceSettings, StripeSettings, ApimSettings):
     pricing_url: HttpUrl | None = Field(
         default=None,
         description="public pricing page, e.g. https://billing.example.com/pricing: where answers to refused calls send people",
+    )
+    collector_url: HttpUrl | None = Field(
+        default=None,
+        description="internal door of usage_collector, asked what a changed price would have cost; without it the plan says so",
+    )
+    drift_interval: timedelta = Field(
+        default=timedelta(hours=1),
+        ge=timedelta(seconds=10),
+        description="wall time between looks for what was changed by hand at Stripe or APIM",
     )
     intent_poll_seconds: float = Field(default=1, gt=0, le=60, description="how often waiting calls to Stripe are looked for")

@@ -32,6 +32,22 @@ class SenderRequest(BaseModel):
     subscriptions: list[Annotated[str, Field(min_length=1, max_length=256)]] | None = Field(default=None, max_length=10000)
 
 
+class Span(BaseModel):
+    """One subscription and the time its usage is asked for: segments that begin in it, so a billing period is asked for whole."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    subscription_id: str = Field(min_length=1, max_length=256, pattern=r"^[^\x00]*$")
+    since: AwareDatetime = Field(alias="from")
+    to: AwareDatetime
+
+
+class TotalsRequest(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    entries: list[Span] = Field(max_length=1000)
+
+
 def as_range(since: datetime, until: datetime) -> tuple[datetime, datetime]:
     """Return both in UTC, where days begin and end."""
     try:
@@ -72,6 +88,20 @@ async def get_usage(
         "usage": [dict(row) for row in rows],
         "freshness": {"as_of": state.clock.now().isoformat(), "staleness_seconds": round(seconds, 3), "unread_records": unread},
     }
+
+
+@router.post("/v1/usage-totals", dependencies=[Depends(require_scope("usage:read"))])
+async def get_totals(request: Request, body: TotalsRequest) -> dict[str, Any]:
+    """Usage of many subscriptions at once: subscription -> product -> meter -> quantity. Unknown subscriptions are left out."""
+    spans = {entry.subscription_id: as_range(entry.since, entry.to) for entry in body.entries}
+    if len(spans) < len(body.entries):
+        raise HTTPException(422, "each subscription is asked for once")
+    async with request.app.state.pool.acquire() as connection:
+        known = await window_store.known_subscriptions(connection, list(spans))
+        totals: dict[str, dict[str, dict[str, int]]] = {subscription_id: {} for subscription_id in known}
+        for row in await window_store.totals(connection, spans):
+            totals[row["subscription_id"]].setdefault(row["product_id"], {})[row["meter_id"]] = row["quantity"]
+    return {"totals": totals}
 
 
 @router.get("/v1/reconciliation", dependencies=[Depends(require_scope("usage:read"))])

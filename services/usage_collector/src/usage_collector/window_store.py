@@ -1,6 +1,6 @@
 """Windows going out and being looked at: what to publish, what a segment adds up to, usage and reconciliation."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -111,6 +111,27 @@ async def segments(connection: Connection, subscription_id: str, since: datetime
         subscription_id,
         since,
         until,
+    )
+    return rows
+
+
+async def known_subscriptions(connection: Connection, subscription_ids: Sequence[str]) -> list[str]:
+    rows = await connection.fetch(
+        "select subscription_id from subscription where subscription_id = any($1::text[])", list(subscription_ids)
+    )
+    return [row["subscription_id"] for row in rows]
+
+
+async def totals(connection: Connection, spans: Mapping[str, tuple[datetime, datetime]]) -> list[Any]:
+    """Return quantities by subscription, product and meter of the segments that begin in each one's span."""
+    rows: list[Any] = await connection.fetch(
+        "select s.subscription_id, s.product_id, w.meter_id, sum(w.quantity)::bigint as quantity "
+        "from unnest($1::text[], $2::timestamptz[], $3::timestamptz[]) asked(subscription_id, since, until) "
+        "join segment s on s.subscription_id = asked.subscription_id and s.started_at >= asked.since and s.started_at < asked.until "
+        "join usage_window w on w.segment_id = s.id group by 1, 2, 3",
+        list(spans),
+        [since for since, _ in spans.values()],
+        [until for _, until in spans.values()],
     )
     return rows
 

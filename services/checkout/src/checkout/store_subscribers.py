@@ -1,0 +1,46 @@
+"""Who is subscribed to what, for the plan of an apply: queries on subscription that only read."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import asyncpg
+
+from billing_common.db import Connection
+
+
+@dataclass(frozen=True)
+class Subscriber:
+    """Of a live subscription: what decides what it pays."""
+
+    subscription_id: str
+    product_id: str
+    catalogue_version: int
+    currency: str
+    started_at: datetime | None
+
+
+async def count_versions(connection: Connection | asyncpg.Pool, product_id: str) -> dict[tuple[int, str], int]:
+    """Return the number of a product's live subscriptions by catalogue version and currency."""
+    rows = await connection.fetch(
+        "select catalogue_version, currency, count(*) as live from subscription where state = 'live' and product_id = $1 group by 1, 2",
+        product_id,
+    )
+    return {(row["catalogue_version"], row["currency"]): row["live"] for row in rows}
+
+
+async def live_subscribers(
+    connection: Connection | asyncpg.Pool, product_id: str, bought: Sequence[tuple[int, str]], limit: int
+) -> list[Subscriber]:
+    """Return a product's live subscriptions that were bought under these versions and currencies, oldest first."""
+    rows = await connection.fetch(
+        "select subscription_id, product_id, catalogue_version, currency, started_at from subscription"
+        " where state = 'live' and product_id = $1"
+        " and (catalogue_version, currency) in (select * from unnest($2::integer[], $3::text[]))"
+        " order by started_at, subscription_id limit $4",
+        product_id,
+        [version for version, _ in bought],
+        [currency for _, currency in bought],
+        limit,
+    )
+    return [Subscriber(**row) for row in rows]
