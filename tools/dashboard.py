@@ -18,6 +18,7 @@ ROWS: list[tuple[str, list[tuple[str, str, str, Queries]]]] = [
             ("stat", "Services ready", "none", [("ready", "sum(turnpike_ready)")]),
             ("stat", "Dead letters in 24 h", "none", [("set aside", "sum(increase(turnpike_dead_letters_total[24h])) or vector(0)")]),
             ("stat", "Suspensions held", "none", [("held", "max(turnpike_access_suspensions_held)")]),
+            ("stat", "Catalogue drift", "none", [("not as applied", "sum(max by (system, kind) (turnpike_catalogue_drift))")]),
         ],
     ),
     (
