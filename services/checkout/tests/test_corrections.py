@@ -105,6 +105,20 @@ async def test_many_small_corrections_come_to_the_cent_of_one(known: None, pool:
     assert sum(amount for amount, _ in await charges(pool)) == round(10_031 * 0.15) - round(10_001 * 0.15)
 
 
+async def test_segments_of_one_plan_in_a_period_are_one_quantity(known: None, pool: asyncpg.Pool, publish: Publish) -> None:
+    """60,000 and 60,000 calls of 100,000 included: neither segment alone would cost anything for usage."""
+    await sold(pool, publish, "standard")
+    middle = START + timedelta(days=10)
+    add = "insert into settled_segment values ('s-1', $1, $2, $3)"
+    await pool.execute(add, START, middle, '{"calls": 60000}')
+    await pool.execute(add, middle, END, '{"calls": 60000}')
+    first = {"product": "standard", "segment_end": middle}
+    await publish(corrected(60_000, 55_000, **first))
+    await publish(corrected(60_000, 50_000, product="standard", segment_start=middle))
+    await publish(corrected(55_000, 45_000, **first))
+    assert [amount for amount, _ in await charges(pool)] == [-500, -1_000, -500]
+
+
 async def test_the_line_says_what_was_corrected_and_when(known: None, pool: asyncpg.Pool, publish: Publish) -> None:
     await sold(pool, publish)
     await publish(corrected(10_000, 8_800))

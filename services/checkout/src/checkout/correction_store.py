@@ -49,6 +49,23 @@ async def add(connection: Connection, charge: Charge) -> None:
     )
 
 
+async def other_totals(
+    connection: Connection, subscription_id: str, segment_start: datetime, *, since: datetime, until: datetime
+) -> dict[str, int]:
+    """Return meter -> total, with their corrections, of the other settled segments that begin in a stretch of time."""
+    rows = await connection.fetch(
+        "select t.meter, sum(t.quantity::bigint)::bigint as total from settled_segment s left join lateral (select totals_after "
+        "from correction_charge c where c.subscription_id = s.subscription_id and c.segment_start = s.segment_start "
+        "order by c.number desc limit 1) as c on true, jsonb_each_text(coalesce(c.totals_after, s.totals)) as t(meter, quantity) "
+        "where s.subscription_id = $1 and s.segment_start <> $2 and s.segment_start >= $3 and s.segment_start < $4 group by 1",
+        subscription_id,
+        segment_start,
+        since,
+        until,
+    )
+    return {row["meter"]: row["total"] for row in rows}
+
+
 async def set_place(pool: asyncpg.Pool, intent_id: str, placed: str, invoice_id: str | None) -> None:
     await pool.execute(
         "update correction_charge set placed = $2, invoice_id = $3 where intent_id = $1::text::uuid", intent_id, placed, invoice_id

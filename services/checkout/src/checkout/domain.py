@@ -1,12 +1,11 @@
 """Rules of selling: who may check out what, what a Checkout session asks for, what ends a period. Pure functions."""
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 from billing_common.catalogue import Catalogue, Product
 from billing_common.events import SubscriptionCreated, SubscriptionDeleted, derive_id
-from billing_common.rating import Facts, Period, Rated, period_at, rate
 from checkout.store import Subscription
 from checkout.store_catalogue import Version
 
@@ -162,27 +161,6 @@ def free_deleted(subscription: Subscription, *, cause_id: str, at: datetime) -> 
     )
 
 
-@dataclass(frozen=True)
-class Change:
-    """Totals of a stretch of one plan, before and after a correction."""
-
-    product_id: str
-    segment_start: datetime
-    before: dict[str, int]
-    after: dict[str, int]
-
-
-def price_of_change(version: Version, subscription: Subscription, change: Change) -> int:
-    """Return what the period costs more, or less, by its own plan: total after minus total before, each rounded as an invoice is."""
-    product = version.catalogue.product(change.product_id)
-    period = period_at(product, started_at=subscription.started_at or change.segment_start, at=change.segment_start)
-    before, after = (
-        _rated(version, subscription, change.product_id, period=period, totals=totals).total_minor
-        for totals in (change.before, change.after)
-    )
-    return after - before
-
-
 def words_of_correction(catalogue: Catalogue, *, kind: str, amounts: dict[str, int], at: datetime) -> str:
     """Return the text of the line: Correction: -1,200 API calls, 5 January 2027."""
     what = ", ".join(
@@ -190,13 +168,3 @@ def words_of_correction(catalogue: Catalogue, *, kind: str, amounts: dict[str, i
     )
     when = at.astimezone(UTC)
     return f"{'Late usage' if kind == 'late' else 'Correction'}: {what}, {when.day} {when:%B %Y}"
-
-
-def _rated(version: Version, subscription: Subscription, product_id: str, *, period: Period, totals: dict[str, int]) -> Rated:
-    catalogue = version.catalogue
-    product = catalogue.product(product_id)
-    usage = {meter: quantity for meter, quantity in totals.items() if meter in product.meter_ids()}
-    started_at = subscription.started_at or period.start
-    trial_end = started_at + timedelta(days=product.trial_days) if product.trial_days else None
-    facts = Facts(started_at=started_at, trial_end=trial_end, currency=subscription.currency)
-    return rate(catalogue, product, period=period, usage=usage, facts=facts)

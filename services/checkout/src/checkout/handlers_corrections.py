@@ -11,6 +11,7 @@ from billing_common.events import UsageCorrected, derive_id
 from billing_common.inbox import claim
 from billing_common.messaging import consume
 from checkout import correction_store, domain, store, store_catalogue
+from checkout.correcting import Change, price_of_change
 from checkout.correction_store import Charge
 from checkout.handlers import SERVICE, Clock, NotKnownYetError, not_known
 from checkout.intents import intend
@@ -50,8 +51,8 @@ async def _charge(connection: Connection, event: UsageCorrected, subscription: S
     if version is None:
         raise NotKnownYetError(f"catalogue version {event.catalogue_version} is not known")
     assert event.segment_end is not None  # looked at before
-    change = domain.Change(event.product_id, event.segment_start, event.totals_before, event.totals_after)
-    amount = domain.price_of_change(version, subscription, change)
+    change = Change(event.product_id, event.segment_start, event.totals_before, event.totals_after)
+    amount = await price_of_change(connection, version, subscription, change)
     return Charge(
         correction_id=event.correction_id,
         intent_id=derive_id("intent", "correction", str(event.correction_id)) if amount else None,

@@ -10,6 +10,7 @@ from billing_common.catalogue import UnknownProductError
 from billing_common.internal_auth import require_scope
 from billing_common.rating import RatingError
 from checkout import correction_calls, correction_store, domain, store, store_catalogue
+from checkout.correcting import Change, price_of_change
 from checkout.domain import RefusedError
 from checkout.handlers_corrections import DRAFT_KEPT
 
@@ -70,9 +71,10 @@ async def preview(body: PreviewRequest, request: Request) -> Preview:
         version = await store_catalogue.get(connection, body.catalogue_version)
     if subscription is None or version is None:
         raise RefusedError(404, "unknown_subscription", "this subscription, or its catalogue version, is not known here")
-    change = domain.Change(body.product_id, body.segment_start, body.totals_before, body.totals_after)
+    change = Change(body.product_id, body.segment_start, body.totals_before, body.totals_after)
     try:
-        amount = domain.price_of_change(version, subscription, change)
+        async with state.pool.acquire() as connection:
+            amount = await price_of_change(connection, version, subscription, change)
     except (UnknownProductError, RatingError) as error:
         raise RefusedError(422, "cannot_be_priced", str(error)) from error
     if subscription.free or amount == 0 or subscription.stripe_subscription_id is None:
