@@ -21,7 +21,7 @@ VALUES = {
     "database_url": "postgresql://role@localhost/db", "kafka_bootstrap_servers": "localhost:9092", "internal_token_keys": "k" * 32,
     "stripe_api_key": "rk_test_x", "stripe_webhook_secrets": "whsec_x", "delegation_keys": "a" * 64, "usage_event_hub_connection": "x",
     "apim_subscription_id": "a", "apim_resource_group": "b", "apim_service_name": "c",
-    "public_url": "https://a", "portal_url": "https://b", "checkout_url": "http://c",
+    "public_url": "https://a", "portal_url": "https://b", "checkout_url": "http://c", "collector_url": "http://d",
 }
 async def build():
     for name in SERVICES:

@@ -12,7 +12,8 @@ from importlib import import_module
 for service in {services!r}:
     kind = import_module(service + ".settings").Settings
     values = {{"apim_subscription_id": "a", "apim_resource_group": "b", "apim_service_name": "c", "usage_event_hub_connection": "d",
-               "public_url": "https://a", "portal_url": "https://b", "checkout_url": "http://c", "kafka_bootstrap_servers": "k:1"}}
+               "public_url": "https://a", "portal_url": "https://b", "checkout_url": "http://c", "collector_url": "http://d",
+               "kafka_bootstrap_servers": "k:1"}}
     print(kind(**{{name: value for name, value in values.items() if name in kind.model_fields}}).database_url.get_secret_value())
 """
 

@@ -12,6 +12,7 @@ from turnpike_cli import (
     dead_letter_commands,
     demo_command,
     doctor_command,
+    explain_command,
     provision_command,
     stack_commands,
     usage_commands,
@@ -34,6 +35,7 @@ doctor_command.register(app)
 provision_command.register(app)
 demo_command.register(app)
 usage_commands.register(app)
+explain_command.register(app)
 
 
 def main() -> None:

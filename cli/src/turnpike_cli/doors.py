@@ -72,6 +72,24 @@ class Doors:
             raise DoorRefusedError(f"{name} refuses {method} {path}", _words(answer, content), content=content)
         return answer.json() if answer.content else None
 
+    async def download(self, name: str, path: str, file: Path, *, params: dict[str, Any]) -> int:
+        """Write what a door streams into a file; returns how many bytes. Raises like `ask`."""
+        if name not in self._bases:
+            raise CommandError(f"The door of {name} is not known: add `{name}=http://host:8001` to TURNPIKE_DOORS.")
+        headers = {"authorization": f"Bearer {self._fresh_token()}"}
+        written = 0
+        try:
+            async with self._client.stream("GET", self._bases[name] + path, params=params, headers=headers, timeout=60) as answer:
+                if answer.status_code >= 400:
+                    await answer.aread()
+                    raise CommandError(f"{name} refuses GET {path}: {_words(answer)}")
+                with file.open("wb") as target:
+                    async for part in answer.aiter_bytes():
+                        written += target.write(part)
+        except httpx.HTTPError as error:
+            raise DoorClosedError(f"{name} does not answer ({type(error).__name__}); see `turnpike status`.") from error
+        return written
+
     async def status(self, name: str) -> dict[str, Any]:
         answer: dict[str, Any] = await self.ask(name, "GET", self._path(name, "status"))
         return answer

@@ -131,6 +131,8 @@ def _delegation_gateway(wiring: Wiring) -> dict[str, str]:
         "PORTAL_URL": wiring.url("sandbox_apim", "portal"),
         "GATEWAY_URL": wiring.url("sandbox_apim", "gateway"),
         "CHECKOUT_URL": wiring.url("checkout", "internal"),
+        "COLLECTOR_URL": wiring.url("usage_collector", "internal"),
+        "REPORTER_URL": wiring.url("stripe_reporter", "internal"),
         "STRIPE_PAGE_ORIGINS": wiring.url("sandbox_stripe"),
     }
 
@@ -150,12 +152,17 @@ def _webhook_ingress(wiring: Wiring) -> dict[str, str]:
     return {"STRIPE_WEBHOOK_SECRETS": wiring.secrets.webhook_secret or ""}
 
 
+def _stripe_reporter(wiring: Wiring) -> dict[str, str]:
+    return {"COLLECTOR_URL": wiring.url("usage_collector", "internal")}
+
+
 def _usage_collector(_wiring: Wiring) -> dict[str, str]:
     # One machine, one process each: totals go out sooner, and stragglers are not minutes away.
     return {"PUBLISH_INTERVAL_SECONDS": "0.2", "STRAGGLER_GRACE_SECONDS": "0.3"}
 
 
 _SPECIAL = {
+    "stripe_reporter": _stripe_reporter,
     "usage_collector": _usage_collector,
     "delegation_gateway": _delegation_gateway,
     "checkout": _checkout,

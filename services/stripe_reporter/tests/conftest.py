@@ -31,7 +31,10 @@ from stripe_reporter.sender import Sender, wall_now
 from stripe_reporter.settings import Settings
 from stripe_reporter.stripe_gateway import StripeGateway
 
-TABLES = "subscription, catalogue, stripe_meter, usage_window, ledger, lane, segment, period_close, inbox, outbox"
+TABLES = (
+    "subscription, catalogue, stripe_meter, usage_window, ledger, lane, segment, period_close, invoice, invoice_line, stripe_price, "
+    "inbox, outbox"
+)
 START = datetime(2027, 3, 1, tzinfo=UTC)
 HOUR = START + timedelta(hours=9)
 IN_HOUR = HOUR + timedelta(minutes=30)
@@ -177,6 +180,7 @@ def settings(database: str, stripe: StripeStandIn) -> Settings:
         database_url=SecretStr(database),
         kafka_bootstrap_servers="127.0.0.1:1",  # nobody listens: events wait in the outbox, where the tests read them
         internal_token_keys=SecretStr("k" * 32),
+        collector_url="http://127.0.0.1:1",
         stripe_api_key=SecretStr("sk_test_made_up"),
         stripe_api_base=stripe.base,
         stripe_timeout_seconds=1,

@@ -302,7 +302,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(steps=STEPS)
 async def test_windows_are_what_was_counted_plus_adjustments_whatever_happens(
     pool: asyncpg.Pool, publish: Publish, clock: FixedClock, steps: list[tuple[str, int, int]]

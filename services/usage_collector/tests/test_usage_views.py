@@ -186,7 +186,7 @@ async def test_the_standing_of_a_quota_says_what_is_left(
     assert (quota["limit"], quota["used"], quota["remaining"], quota["stops"]) == (100, 45, 55, True)
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(steps=st.lists(st.tuples(st.sampled_from(["event", "roll", "failed"]), st.integers(0, 5), st.integers(0, 3)), max_size=12))
 async def test_the_split_always_adds_up_to_the_windows(
     pool: asyncpg.Pool, publish: Publish, clock: FixedClock, steps: list[tuple[str, int, int]]

@@ -24,6 +24,8 @@ class Settings(ServiceSettings, ApimSettings):
     portal_url: str = Field(description="the developer portal, e.g. https://contoso.developer.azure-api.net")
     gateway_url: str | None = Field(default=None, description="the API gateway, for the example call on the key's page")
     checkout_url: str = Field(description="internal door of checkout, e.g. http://checkout:8001")
+    collector_url: str | None = Field(default=None, description="internal door of usage_collector: usage by endpoint on the page")
+    reporter_url: str | None = Field(default=None, description="internal door of stripe_reporter: invoices explained to their owner")
     checkout_timeout_seconds: float = Field(default=20, gt=0)
     stripe_page_origins: str = Field(
         default="https://checkout.stripe.com,https://billing.stripe.com", description="origins that forms may lead to, comma separated"

@@ -4,9 +4,13 @@ import asyncio
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import httpx
+
+from billing_common.internal_auth import InternalAuth
 from billing_common.service import Service
 from billing_common.stripe_client import create_client
-from stripe_reporter import handlers, routes, store
+from stripe_reporter import handlers, routes, routes_explanation, store
+from stripe_reporter.collector_gateway import CollectorGateway
 from stripe_reporter.sender import Sender
 from stripe_reporter.settings import Settings
 from stripe_reporter.stripe_gateway import StripeGateway
@@ -19,6 +23,8 @@ def create_service(settings: Settings) -> Service:
     """Return the service, connected to nothing yet."""
     service = Service(NAME, settings, migrations=MIGRATIONS, routers=[handlers.router], public=False)
     service.internal.include_router(routes.router)
+    service.internal.include_router(routes_explanation.router)
+    routes_explanation.install_errors(service.internal)
     wake = service.share("wake", asyncio.Event())
     service.share("report_delay", timedelta(seconds=settings.report_delay_seconds))
 
@@ -28,6 +34,10 @@ def create_service(settings: Settings) -> Service:
     async def start() -> None:
         client, transport = create_client(settings)
         service.on_stop(transport.close_async)
+        collector = httpx.AsyncClient(base_url=settings.collector_url, timeout=settings.collector_timeout_seconds)
+        service.on_stop(collector.aclose)
+        auth = InternalAuth(settings.token_keys, caller=NAME, scopes=["usage:read"])
+        service.share("collector", CollectorGateway(collector, auth))
         stripe = service.share("stripe", StripeGateway(client))
         service.share("sender", Sender(service.pool, stripe, service.clock, settings, wake=wake, progress=progress))
 

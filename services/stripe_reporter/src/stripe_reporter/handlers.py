@@ -13,6 +13,10 @@ from billing_common.events import (
     CatalogueApplied,
     InvalidEventError,
     InvoiceCreated,
+    InvoiceFinalized,
+    InvoicePaid,
+    InvoicePaymentFailed,
+    InvoiceState,
     SubscriptionCreated,
     SubscriptionDeleted,
     SubscriptionState,
@@ -22,7 +26,7 @@ from billing_common.events import (
 )
 from billing_common.inbox import claim
 from billing_common.messaging import consume
-from stripe_reporter import domain, store
+from stripe_reporter import domain, invoice_store, store
 
 SERVICE = "stripe_reporter"
 
@@ -73,6 +77,7 @@ async def _put_subscription(event: SubscriptionState, pool: Pool, wake: asyncio.
         if not await claim(connection, event, consumer=SERVICE):
             return
         await store.put_subscription(connection, event)
+        await invoice_store.put_facts(connection, event)
     wake.set()
 
 
@@ -85,12 +90,19 @@ async def on_catalogue_applied(event: CatalogueApplied, pool: Pool, wake: Wake) 
             for product_id, ids in event.stripe_ids.items()
             for meter_id, meter in ids.get("meters", {}).items()
         ]
+        prices = [
+            (str(price_id), product_id, component)
+            for product_id, ids in event.stripe_ids.items()
+            for by_component in (ids.get("prices", {}), *ids.get("prices_by_currency", {}).values())
+            for component, price_id in by_component.items()
+        ]
     except (KeyError, TypeError, AttributeError) as error:
         raise InvalidEventError(f"stripe_ids of catalogue version {event.version} cannot be read") from error
     async with pool.acquire() as connection, connection.transaction():
         if not await claim(connection, event, consumer=SERVICE):
             return
         await store.put_meters(connection, event.version, meters)
+        await invoice_store.put_catalogue(connection, event, prices)
     wake.set()
 
 
@@ -100,6 +112,29 @@ async def on_invoice_created(event: InvoiceCreated, pool: Pool, wake: Wake) -> N
     async with pool.acquire() as connection, connection.transaction():
         if not await claim(connection, event, consumer=SERVICE):
             return
+        await invoice_store.put_invoice(connection, event)
         if event.status == "draft" and event.billing_reason == "subscription_cycle" and event.finalizes_at is not None:
             await store.put_period(connection, event, event.finalizes_at)
     wake.set()
+
+
+@consume(router, InvoiceFinalized, service=SERVICE)
+async def on_invoice_finalized(event: InvoiceFinalized, pool: Pool) -> None:
+    """What the customer is asked to pay: it is explained and compared with what was reported."""
+    await _put_invoice(event, pool)
+
+
+@consume(router, InvoicePaid, service=SERVICE)
+async def on_invoice_paid(event: InvoicePaid, pool: Pool) -> None:
+    await _put_invoice(event, pool)
+
+
+@consume(router, InvoicePaymentFailed, service=SERVICE)
+async def on_invoice_payment_failed(event: InvoicePaymentFailed, pool: Pool) -> None:
+    await _put_invoice(event, pool)
+
+
+async def _put_invoice(event: InvoiceState, pool: Pool) -> None:
+    async with pool.acquire() as connection, connection.transaction():
+        if await claim(connection, event, consumer=SERVICE):
+            await invoice_store.put_invoice(connection, event)

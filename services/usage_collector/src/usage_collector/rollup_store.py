@@ -1,6 +1,6 @@
 """Events added up by hour: kept by a background loop, read together with the events of hours that have changed since."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
@@ -11,14 +11,16 @@ from billing_common.db import Connection
 
 Reader = Connection | asyncpg.Pool
 HOUR = timedelta(hours=1)
+NOWHERE = datetime.min.replace(tzinfo=UTC)  # of events without a segment
 RAW_LIMIT = "1500ms"  # for events of hours that are not rolled up: beyond, the answer says how far it goes
-Dimension = Literal["hour", "day", "endpoint", "status", "outcome"]
+Dimension = Literal["hour", "day", "endpoint", "status", "outcome", "segment"]
 COLUMNS: dict[Dimension, tuple[str, ...]] = {
     "hour": ("hour",),
     "day": ("day",),
     "endpoint": ("origin", "method", "template"),
     "status": ("status",),
     "outcome": ("outcome", "reason"),
+    "segment": ("segment_start",),
 }
 
 GROUPED = """
@@ -107,34 +109,55 @@ class Split:
     complete_until: datetime | None
 
 
+class _Sums:
+    """Adds rows up by the dimensions that were asked for."""
+
+    def __init__(self, by: Sequence[Dimension], segment_starts: Mapping[int, datetime]) -> None:
+        self._names = [name for dimension in by for name in COLUMNS[dimension]]
+        self._starts = segment_starts
+        self._sums: dict[tuple[Any, ...], list[int]] = {}
+
+    def add(self, rows: Iterable[Any]) -> None:
+        for row in rows:
+            hour = row["hour"].astimezone(UTC)
+            values = {"hour": hour, "day": hour.replace(hour=0), "segment_start": self._starts.get(row["segment_id"], NOWHERE)}
+            key = (*(values[name] if name in values else row[name] for name in self._names), row["meter_id"])
+            figures = self._sums.setdefault(key, [0, 0, 0])
+            figures[0] += 0 if row["is_further"] else row["events"]
+            figures[1] += row["events"]
+            figures[2] += row["quantity"]
+
+    def rows(self) -> list[dict[str, Any]]:
+        names = [*self._names, "meter_id", "distinct", "events", "quantity"]
+        shown = (dict(zip(names, [*key, *figures], strict=True)) for key, figures in sorted(self._sums.items()))
+        return [{name: None if value is NOWHERE else value for name, value in row.items()} for row in shown]
+
+
 async def split(connection: Connection, sids: Sequence[str], since: datetime, until: datetime, by: Sequence[Dimension]) -> Split:
     """Add up what became of the events of some keys in a range of full hours."""
     async with connection.transaction(isolation="repeatable_read", readonly=True):
         changed = [row["hour"] for row in await connection.fetch(
             "select distinct hour from changed_hour where hour >= $1 and hour < $2 order by 1", since, until)]  # fmt: skip
-        sums: dict[tuple[Any, ...], list[int]] = {}
-        names = [name for dimension in by for name in COLUMNS[dimension]]
+        starts = await connection.fetch(
+            "select s.id, s.started_at from segment s join subscription_key k using (subscription_id) where k.sid = any($1::text[])",
+            list(sids),
+        )
+        sums = _Sums(by, {row["id"]: row["started_at"] for row in starts})
         rolled = await connection.fetch(
-            "select hour, origin::text, outcome::text, reason, method, template, status, meter_id, is_further, "
+            "select hour, segment_id, origin::text, outcome::text, reason, method, template, status, meter_id, is_further, "
             "sum(events)::bigint as events, sum(quantity)::bigint as quantity from usage_rollup where sid = any($1::text[]) "
-            "and hour >= $2 and hour < $3 and hour <> all($4::timestamptz[]) group by 1, 2, 3, 4, 5, 6, 7, 8, 9",
+            "and hour >= $2 and hour < $3 and hour <> all($4::timestamptz[]) group by 1, 2, 3, 4, 5, 6, 7, 8, 9, 10",
             list(sids),
             since,
             until,
             changed,
         )
-        _add(sums, names, rolled)
-        missing = await _add_changed(connection, sums, names, sids, changed)
-    rows = [
-        dict(zip([*names, "meter_id", "distinct", "events", "quantity"], [*key, *figures], strict=True))
-        for key, figures in sorted(sums.items())
-    ]
-    return Split(rows, missing)
+        sums.add(rolled)
+        missing = await _add_changed(connection, sums, sids, changed)
+    return Split(sums.rows(), missing)
 
 
-async def _add_changed(
-    connection: Connection, sums: dict[tuple[Any, ...], list[int]], names: list[str], sids: Sequence[str], changed: list[datetime]
-) -> datetime | None:
+async def _add_changed(connection: Connection, sums: _Sums, sids: Sequence[str], changed: list[datetime]) -> datetime | None:
     """Add the events of hours that are not rolled up; returns from when on they are missing, if that took too long."""
     for first, last in _ranges(changed):
         try:
@@ -143,7 +166,7 @@ async def _add_changed(
                 rows = await connection.fetch(OF_KEYS, first.date(), last.date(), first, last + HOUR, list(sids))
         except asyncpg.QueryCanceledError:
             return first
-        _add(sums, names, rows)
+        sums.add(rows)
     return None
 
 
@@ -156,14 +179,3 @@ def _ranges(hours: Sequence[datetime]) -> list[tuple[datetime, datetime]]:
         else:
             runs.append((hour, hour))
     return runs
-
-
-def _add(sums: dict[tuple[Any, ...], list[int]], names: Sequence[str], rows: Iterable[Any]) -> None:
-    for row in rows:
-        hour = row["hour"].astimezone(UTC)
-        values = {"hour": hour, "day": hour.replace(hour=0)}
-        key = (*(values[name] if name in values else row[name] for name in names), row["meter_id"])
-        figures = sums.setdefault(key, [0, 0, 0])
-        figures[0] += 0 if row["is_further"] else row["events"]
-        figures[1] += row["events"]
-        figures[2] += row["quantity"]

@@ -36,6 +36,7 @@ class SplitRow(BaseModel):
     status: int | None = Field(default=None, description="0: none")
     outcome: str | None = None
     reason: str | None = None
+    segment_start: datetime | None = None
     meter_id: str = Field(description="empty: counts for none")
     distinct: int
     events: int
@@ -125,9 +126,9 @@ async def get_split(
     subscription_id: str,
     since: From,
     to: AwareDatetime,
-    by: Annotated[list[Dimension], Query(min_length=1, max_length=5)],
+    by: Annotated[list[Dimension], Query(min_length=1, max_length=6)],
 ) -> SplitAnswer:
-    """Add events up by any of hour, day, endpoint, status and outcome; `from` and `to` are widened to full hours."""
+    """Add events up by any of hour, day, endpoint, status, outcome and segment; `from` and `to` are widened to full hours."""
     since, to = as_range(since, to)
     until = rollup_store.hour_of(to - timedelta(microseconds=1)) + rollup_store.HOUR
     sids, fresh = await sids_of(request, subscription_id), freshness(request)

@@ -1,0 +1,43 @@
+"""The collector's internal door: how usage is made up, single events, and the counts that reconciliation compares."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import httpx
+
+from billing_common.internal_auth import InternalAuth
+
+
+class CollectorUnavailableError(Exception):
+    """The collector does not answer; ask again later."""
+
+
+class CollectorUnknownError(Exception):
+    """The collector knows nothing of what was asked about."""
+
+
+class Collector(Protocol):
+    """What explanations and reconciliations ask."""
+
+    async def ask(self, path: str, params: Mapping[str, Any]) -> dict[str, Any]: ...
+
+
+class CollectorGateway:
+    """Asks over HTTP with a fresh token for each request."""
+
+    def __init__(self, client: httpx.AsyncClient, auth: InternalAuth) -> None:
+        self._client, self._auth = client, auth
+
+    async def ask(self, path: str, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the decoded answer. Raises CollectorUnknownError on 404, CollectorUnavailableError on anything but 200."""
+        named = {name: value for name, value in params.items() if value is not None}
+        try:
+            answer = await self._client.get(path, params=named, headers=self._auth.headers())
+        except httpx.HTTPError as error:
+            raise CollectorUnavailableError(type(error).__name__) from error
+        if answer.status_code == 404:
+            raise CollectorUnknownError(path)
+        if answer.status_code != 200:
+            raise CollectorUnavailableError(f"HTTP {answer.status_code}")
+        found: dict[str, Any] = answer.json()
+        return found

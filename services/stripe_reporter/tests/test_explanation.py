@@ -1,0 +1,328 @@
+"""Why an invoice says what it says: a tree from lines to events that adds up, what did not count, and all of it as CSV."""
+
+import csv
+import io
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import httpx
+import pytest
+from fastapi import FastAPI
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from billing_common.catalogue import Catalogue
+from billing_common.events import CatalogueApplied, Event, InvoiceFinalized, InvoiceLine, UsageCollected
+from billing_common.internal_auth import issue_token
+from billing_common.rating import Facts, period_at, rate
+from stripe_reporter import explaining, explanation, routes_explanation
+from stripe_reporter.collector_gateway import CollectorUnavailableError
+from stripe_reporter.invoice_store import HourOfMeter, Invoice, Line
+
+from .conftest import TABLES
+
+CATALOGUE = Catalogue.parse((Path(__file__).parents[3] / "monetizationModels.json").read_text())
+MARCH, APRIL = datetime(2027, 3, 1, tzinfo=UTC), datetime(2027, 4, 1, tzinfo=UTC)
+KEYS = ("k" * 32,)
+CORRECTION = UUID("6f1f9d43-8d0f-5f0c-9c0e-6b1a5e4f7a10")
+Publish = Callable[[Event], Awaitable[None]]
+
+
+@dataclass
+class CollectorStandIn:
+    """Events in memory, split and paged as the collector does it."""
+
+    events: list[dict[str, Any]] = field(default_factory=list)
+    away: bool = False
+
+    def add(self, at: datetime, quantity: int, **fields: Any) -> None:
+        values: dict[str, Any] = {
+            "at": at, "hour": at.replace(minute=0, second=0), "segment_start": MARCH, "origin": "stream", "method": "GET",
+            "template": "/orders", "status": 200, "outcome": "counted", "reason": "", "meter_id": "calls", "source": "apim",
+            "id": f"e{len(self.events)}",
+        }  # fmt: skip
+        self.events.append(values | fields | {"counted": quantity, "quantity": quantity})
+
+    async def ask(self, path: str, params: Mapping[str, Any]) -> dict[str, Any]:
+        if self.away:
+            raise CollectorUnavailableError("ConnectError")
+        assert path.startswith("/v1/usage/s-1/")
+        return self._page(params) if path.endswith("/events") else self._split(params)
+
+    def _split(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        since, until = (datetime.fromisoformat(params[name]) for name in ("from", "to"))
+        names = {"endpoint": ("origin", "method", "template"), "outcome": ("outcome", "reason"), "segment": ("segment_start",)}
+        wanted = [name for dimension in params["by"] for name in names.get(dimension, (dimension,))]
+        sums: dict[tuple[Any, ...], list[int]] = {}
+        for event in self.events:
+            if since <= event["at"] < until:
+                figures = sums.setdefault((*(event[name] for name in wanted), event["meter_id"]), [0, 0])
+                figures[0] += 1
+                figures[1] += event["counted"]
+        rows = [
+            dict(zip([*wanted, "meter_id"], key, strict=True)) | {"distinct": n, "events": n, "quantity": q} for key, (n, q) in sums.items()
+        ]
+        shown = [{name: value.isoformat() if isinstance(value, datetime) else value for name, value in row.items()} for row in rows]
+        return {"rows": shown, "complete_until": None}
+
+    def _page(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        hour = datetime.fromisoformat(params["hour"])
+        match = ("meter_id", "outcome", "origin", "method", "template", "status")
+        found = [
+            event
+            for event in sorted(self.events, key=lambda event: (event["at"], event["id"]))
+            if event["hour"] == hour and all(params.get(name) is None or event[name] == params[name] for name in match)
+        ]
+        start, size = int(params.get("after") or 0), params.get("limit", 100)
+        page = [
+            {**event, "day": "2027-03-01", "at": event["at"].isoformat(), "reason": event["reason"] or None}
+            for event in found[start : start + size]
+        ]
+        return {"events": page, "next": str(start + size) if len(found) > start + size else None}
+
+
+def windows(product: str, hours: Mapping[datetime, int]) -> list[UsageCollected]:
+    return [
+        UsageCollected(
+            cause_id=f"{product}-{at}", occurred_at=at, subscription_id="s-1", account_id="a-1", product_id=product, catalogue_version=1,
+            meter_id="calls", segment_start=MARCH, hour=at, timestamp=at, quantity=quantity, revision=1,
+        )
+        for at, quantity in hours.items()
+    ]  # fmt: skip
+
+
+def rated_lines(product_id: str, calls: int) -> list[InvoiceLine]:
+    """The lines that Stripe makes of the usage of March and the fee of April."""
+    product = CATALOGUE.product(product_id)
+    rated = rate(CATALOGUE, product, period=period_at(product, started_at=MARCH, at=MARCH), usage={"calls": calls}, facts=Facts(MARCH))
+    lines = []
+    for number, line in enumerate(rated.lines):
+        added = line.component in {"minimum", "maximum", "rounding"}
+        quantity = calls if line.component == "unit" else line.quantity
+        lines.append(
+            InvoiceLine(
+                line_id=f"il_{number}", description=line.description, amount_minor=line.amount_minor, quantity=Decimal(quantity),
+                price_id=None if added else f"price_{product_id}_{line.component}", period_start=line.period.start,
+                period_end=line.period.end, component=line.component if added else None,
+            )
+        )  # fmt: skip
+    return lines
+
+
+def invoice(lines: Sequence[InvoiceLine], **fields: Any) -> InvoiceFinalized:
+    values: dict[str, Any] = {
+        "cause_id": "evt_1", "occurred_at": APRIL + timedelta(hours=1), "subscription_id": "s-1", "account_id": "a-1", "revision": 2,
+        "invoice_id": "in_1", "number": "ABC-0001", "stripe_subscription_id": "sub_1", "stripe_customer_id": "cus_1", "status": "open",
+        "billing_reason": "subscription_cycle", "currency": "usd", "total_minor": sum(line.amount_minor for line in lines),
+        "amount_due_minor": 0, "amount_paid_minor": 0, "amount_remaining_minor": 0, "period_start": MARCH, "period_end": APRIL,
+        "created_at": APRIL,
+    }  # fmt: skip
+    return InvoiceFinalized(**values | fields, lines=tuple(lines))
+
+
+def catalogue_applied() -> CatalogueApplied:
+    components = {
+        product.id: {component: f"price_{product.id}_{component}" for component in ("base", "unit", "usage:calls")}
+        for product in CATALOGUE.products
+    }
+    ids = {product: {"prices": prices, "prices_by_currency": {"usd": prices}, "meters": {}} for product, prices in components.items()}
+    return CatalogueApplied(cause_id="c", occurred_at=MARCH, version=1, document=CATALOGUE.document(), stripe_ids=ids)
+
+
+@pytest.fixture
+def collector() -> CollectorStandIn:
+    return CollectorStandIn()
+
+
+@pytest.fixture
+async def door(pool: asyncpg.Pool, collector: CollectorStandIn, publish: Publish) -> AsyncIterator[httpx.AsyncClient]:
+    """A month of `standard`: 60,000 calls on the 3rd, 50,500 on the 4th in two hours; what failed; a fee; an invoice item by hand."""
+    await publish(catalogue_applied())
+    third, fourth = MARCH + timedelta(days=2, hours=9), MARCH + timedelta(days=3, hours=23)
+    hours = {third: 60_000, fourth - timedelta(hours=1): 50_000, fourth: 500}
+    for window in windows("standard", hours):
+        await publish(window)
+    collector.add(third, 60_000)
+    collector.add(fourth - timedelta(hours=1), 49_990, method="POST", template="=SUM(A1)", status=201)
+    collector.add(fourth - timedelta(minutes=50), 10, origin="correction", method="", template="", status=0)
+    collector.add(fourth, 500)
+    for n in range(3):
+        collector.add(fourth + timedelta(seconds=n), 0, status=500, outcome="filtered", reason="failed", meter_id="")
+    collector.add(third, 0, outcome="rejected", reason="deleted", meter_id="")
+    await publish(invoice([*rated_lines("standard", 110_500), *others()]))
+    app = FastAPI()
+    app.include_router(routes_explanation.router)
+    routes_explanation.install_errors(app)
+    for name, value in {"pool": pool, "collector": collector, "token_keys": KEYS}.items():
+        setattr(app.state, name, value)
+    headers = {"authorization": f"Bearer {issue_token(KEYS, caller='test', scopes=['reports:read'])}"}
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://reporter", headers=headers) as client:
+        yield client
+
+
+def others() -> list[InvoiceLine]:
+    span: dict[str, Any] = {"period_start": MARCH, "period_end": APRIL}
+    return [
+        InvoiceLine(line_id="il_c", description="Correction", amount_minor=-70, component="correction", correction_id=CORRECTION, **span),
+        InvoiceLine(line_id="il_x", description="Lunch", amount_minor=1_500, **span),
+    ]
+
+
+async def get(door: httpx.AsyncClient, path: str, **params: Any) -> Any:
+    answer = await door.get(f"/v1/explanations/{path}", params=params)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+async def test_the_tree_adds_up_from_lines_to_days(door: httpx.AsyncClient) -> None:
+    tree = await get(door, "in_1")
+    (usage,) = tree["usage"]
+    assert sum(line["amount_minor"] for line in tree["lines"]) == tree["total_minor"]
+    assert (usage["meter_name"], usage["quantity"], usage["counted"], usage["difference"]) == ("API calls", 110_500, 110_500, None)
+    assert [(day["start"][:10], day["quantity"], day["amount_minor"]) for day in usage["days"]] == [
+        ("2027-03-03", 60_000, 0),  # within what is included
+        ("2027-03-04", 50_500, 1_050),
+    ]
+    assert sum(day["amount_minor"] for day in usage["days"]) == usage["amount_minor"] == usage["rated_minor"]
+    assert {row["reason"]: (row["words"], row["events"]) for row in usage["not_counted"]} == {
+        "failed": ("answered with an error", 3),
+        "deleted": ("deleted by a correction", 1),
+    }
+
+
+async def test_each_line_says_what_it_is(door: httpx.AsyncClient) -> None:
+    lines = (await get(door, "ABC-0001"))["lines"]
+    assert [line["kind"] for line in lines] == ["base", "usage", "usage", "correction", "unknown"]
+    assert lines[3]["correction_id"] == str(CORRECTION)
+    assert "added in Stripe" in lines[4]["words"]
+
+
+async def test_a_day_opens_into_hours_and_endpoints_that_add_up(door: httpx.AsyncClient) -> None:
+    key = (await get(door, "in_1"))["usage"][0]["key"]
+    day = await get(door, "in_1/day", usage=key, day="2027-03-04T00:00:00Z")
+    assert [(hour["start"][11:13], hour["quantity"], hour["amount_minor"]) for hour in day["hours"]] == [
+        ("22", 50_000, 1_000),
+        ("23", 500, 50),
+    ]
+    assert day["quantity"] == sum(hour["quantity"] for hour in day["hours"]) == 50_500
+    first, last = day["hours"]
+    assert [(one["origin"], one["method"], one["status"], one["quantity"]) for one in first["endpoints"]] == [
+        ("stream", "POST", 201, 49_990),
+        ("correction", "", 0, 10),
+    ]
+    assert (first["difference"], last["difference"]) == (None, None)
+    assert [(row["reason"], row["events"]) for row in last["not_counted"]] == [("failed", 3)]
+
+
+async def test_an_hour_opens_into_events_page_by_page(door: httpx.AsyncClient) -> None:
+    key = (await get(door, "in_1"))["usage"][0]["key"]
+    hour = (MARCH + timedelta(days=3, hours=23)).isoformat()
+    first = await get(door, "in_1/events", usage=key, hour=hour, outcome="filtered", limit=2)
+    second = await get(door, "in_1/events", usage=key, hour=hour, outcome="filtered", limit=2, after=first["next"])
+    assert [event["id"] for event in first["events"] + second["events"]] == ["e4", "e5", "e6"]
+    assert second["next"] is None
+    (counted,) = (await get(door, "in_1/events", usage=key, hour=hour, meter_id="calls"))["events"]
+    assert (counted["counted"], counted["status"], counted["source"]) == (500, 200, "apim")
+
+
+async def test_what_is_not_known_is_not_found(door: httpx.AsyncClient) -> None:
+    key = (await get(door, "in_1"))["usage"][0]["key"]
+    for path in (
+        "in_2",
+        "in_1/day?usage=x&day=2027-03-04T00:00:00Z",
+        f"in_1/day?usage={key}&day=2027-04-04T00:00:00Z",
+        f"in_1/events?usage={key}&hour=2027-02-04T00:00:00Z",
+    ):
+        assert (await door.get(f"/v1/explanations/{path}")).status_code == 404, path
+
+
+async def test_without_the_collector_the_door_says_so(door: httpx.AsyncClient, collector: CollectorStandIn) -> None:
+    collector.away = True
+    answer = await door.get("/v1/explanations/in_1")
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+
+
+async def test_a_line_that_bills_something_else_than_was_counted_says_so(door: httpx.AsyncClient, publish: Publish) -> None:
+    await publish(invoice(rated_lines("standard", 120_000), revision=3, cause_id="evt_2"))
+    (usage,) = (await get(door, "in_1"))["usage"]
+    assert usage["difference"].startswith("Stripe billed 120,000, Turnpike counted 110,500")
+
+
+async def test_an_older_state_of_an_invoice_changes_nothing(door: httpx.AsyncClient, publish: Publish) -> None:
+    await publish(invoice([], revision=1, cause_id="evt_0", status="draft"))
+    assert len((await get(door, "in_1"))["lines"]) == 5
+
+
+async def test_events_that_are_gone_are_said_to_be(door: httpx.AsyncClient, collector: CollectorStandIn) -> None:
+    key = (await get(door, "in_1"))["usage"][0]["key"]
+    collector.events.clear()
+    day = await get(door, "in_1/day", usage=key, day="2027-03-04T00:00:00Z")
+    assert {hour["difference"] for hour in day["hours"]} == {"the events of this hour are no longer kept"}
+
+
+async def rows(door: httpx.AsyncClient, level: str) -> list[dict[str, str]]:
+    answer = await door.get("/v1/explanations/in_1/csv", params={"level": level})
+    assert answer.headers["content-type"].startswith("text/csv")
+    return list(csv.DictReader(io.StringIO(answer.text)))
+
+
+async def test_the_csv_holds_all_that_counted_and_all_that_did_not(door: httpx.AsyncClient) -> None:
+    by_endpoint, by_event = await rows(door, "endpoints"), await rows(door, "events")
+    assert len(by_event) == 8
+    for found in (by_endpoint, by_event):
+        assert sum(int(row["quantity"]) for row in found) == 110_500
+        assert sum(int(row["events"]) for row in found) == 8
+        assert {row["reason"] for row in found if row["outcome"] != "counted"} == {"failed", "deleted"}
+    assert {row["template"] for row in by_endpoint} >= {"'=SUM(A1)", "/orders"}
+    assert {row["event_id"] for row in by_event} == {f"e{n}" for n in range(8)}
+
+
+# --- whatever was used ---------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    product_id=st.sampled_from(["payg", "developer", "standard", "pro", "enterprise"]),
+    hours=st.dictionaries(st.integers(0, 743), st.integers(0, 900_000), max_size=12),
+)
+def test_days_and_hours_add_up_to_the_lines_quantity_and_amount(product_id: str, hours: dict[int, int]) -> None:
+    total = sum(hours.values())
+    lines = tuple(
+        Line(
+            line.line_id, line.description, line.amount_minor, line.quantity, line.period_start, line.period_end, line.proration,
+            line.component or (line.price_id or "").removeprefix(f"price_{product_id}_"), product_id, None,
+        )
+        for line in rated_lines(product_id, total)
+    )  # fmt: skip
+    found = Invoice("in_1", "s-1", "a-1", None, "paid", "subscription_cycle", "usd", 0, MARCH, APRIL, APRIL, None, lines)
+    counted = [
+        HourOfMeter("calls", product_id, 1, MARCH, MARCH + timedelta(hours=n), MARCH + timedelta(hours=n), quantity)
+        for n, quantity in sorted(hours.items())
+    ]
+    catalogues = {product_id: CATALOGUE}
+    groups = explanation.groups_of(found, catalogues)
+    tree = explanation.explain(found, groups, counted, catalogues)
+    for group, usage in zip(groups, tree.usage, strict=True):
+        assert (usage.difference, usage.quantity, usage.counted) == (None, total, total)
+        assert sum(day.amount_minor or 0 for day in usage.days) == usage.amount_minor
+        parts = explanation.stretches((hour.hour, hour.quantity) for hour in counted)
+        assert sum(hour.amount_minor or 0 for hour in explanation.priced_stretches(group, parts, CATALOGUE, "usd")) == usage.amount_minor
+
+
+def test_every_reason_of_the_collector_has_words() -> None:
+    """The collector's README names them all."""
+    text = (Path(__file__).parents[2] / "usage_collector" / "README.md").read_text()
+    outcomes = text[text.index("**Outcomes.**") : text.index("or *held* (")]
+    named = {word.strip("`") for word in outcomes.replace(",", " ").replace("(", " ").replace(")", " ").split() if word.startswith("`")}
+    assert len(named) > 10
+    assert named <= set(explaining.REASONS)
+
+
+def test_the_tables_are_emptied_between_tests() -> None:
+    assert {"invoice", "invoice_line", "stripe_price"} <= set(TABLES.replace(" ", "").split(","))
