@@ -82,7 +82,8 @@ class Doors:
             async with self._client.stream("GET", self._bases[name] + path, params=params, headers=headers, timeout=60) as answer:
                 if answer.status_code >= 400:
                     await answer.aread()
-                    raise CommandError(f"{name} refuses GET {path}: {_words(answer)}")
+                    content = _content(answer)
+                    raise DoorRefusedError(f"{name} refuses GET {path}", _words(answer, content), content=content)
                 with file.open("wb") as target:
                     async for part in answer.aiter_bytes():
                         written += target.write(part)
