@@ -155,6 +155,19 @@ async def test_a_product_that_a_subscription_is_about_to_become_is_not_sold_agai
         assert [event.reason for event in await events_in_outbox(connection, SubscriptionRequestFailed)] == ["already_subscribed"]
 
 
+async def test_an_unpaid_request_for_the_new_product_is_given_up(live: None, pool: asyncpg.Pool, publish: Publish) -> None:
+    await publish(
+        SubscriptionRequested(
+            cause_id="r2", occurred_at=START, subscription_id="s-2", account_id="a-1", user_id="u-1", product_id="pro",
+            catalogue_version=1, display_name="Second",
+        )
+    )  # fmt: skip
+    await pool.execute("insert into checkout_session values ('s-2', 1, 'k', 'cs_1', 'https://pay', now() + interval '1 hour', 'open')")
+    await publish(asks("pro"))
+    assert await intents(pool) == ["expire_session", "change_make"]
+    assert await pool.fetchval("select state from subscription where subscription_id = 's-2'") == "ended"
+
+
 async def test_a_change_of_an_unknown_subscription_is_held_and_leaves_nothing(known: None, pool: asyncpg.Pool, publish: Publish) -> None:
     young = asks(occurred_at=datetime.now(UTC))
     with pytest.raises(NotKnownYetError):

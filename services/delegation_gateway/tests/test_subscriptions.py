@@ -1,11 +1,10 @@
 """The page of a running subscription: state, usage, bill, invoices, cancelling; and who may see it."""
 
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import asyncpg
-import pytest
 
 from billing_common.catalogue import Catalogue
 from billing_common.events import (
@@ -22,84 +21,9 @@ from billing_common.events import (
 from billing_common.testing import events_in_outbox
 from delegation_gateway.parts import Parts
 
+from .conftest import Story
+
 Publish = Callable[..., Any]
-
-
-class Story:
-    """One member's live subscription to a product, and the events that tell about it."""
-
-    def __init__(self, member: Any, parts: Parts, publish: Publish, subscription_id: str, product_id: str) -> None:
-        self.member, self.parts, self.publish = member, parts, publish
-        self.subscription_id, self.product_id = subscription_id, product_id
-        now = parts.clock.now()
-        self.start = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-        self.end = (self.start + timedelta(days=32)).replace(day=1)
-        self.counter = 0
-
-    def _common(self) -> dict[str, Any]:
-        self.counter += 1
-        return {
-            "cause_id": f"cause-{self.counter}",
-            "occurred_at": self.parts.clock.now(),
-            "subscription_id": self.subscription_id,
-            "account_id": self.member.account_id,
-        }
-
-    async def state(self, kind: type[Any] = SubscriptionUpdated, *, revision: int = 1, status: str = "active", **changes: Any) -> None:
-        values = {
-            "user_id": self.member.user_id,
-            "product_id": self.product_id,
-            "catalogue_version": 1,
-            "display_name": "Orders API",
-            "revision": revision,
-            "status": status,
-            "currency": "usd",
-            "started_at": self.start,
-            "current_period_start": self.start,
-            "current_period_end": self.end,
-            "stripe_subscription_id": "sub_1",
-        }
-        await self.publish(kind(**self._common(), **(values | changes)))
-
-    async def access(
-        self, kind: type[Any] = AccessGranted, *, revision: int = 1, reason: str = "subscribed", sid: str | None = None
-    ) -> None:
-        values = {"user_id": self.member.user_id, "product_id": self.product_id, "sid": sid or self.subscription_id, "revision": revision}
-        await self.publish(kind(**self._common(), **values, reason=reason, effective_at=self.parts.clock.now()))
-
-    async def usage(self, quantity: int, *, revision: int = 1, hour: datetime | None = None) -> None:
-        at = hour or self.start
-        values = {"product_id": self.product_id, "catalogue_version": 1, "meter_id": "calls", "segment_start": self.start}
-        await self.publish(UsageCollected(**self._common(), **values, hour=at, timestamp=at, quantity=quantity, revision=revision))
-
-    async def invoice(self, kind: type[Any], *, revision: int = 1, status: str = "paid", remaining: int = 0, **changes: Any) -> None:
-        values = {
-            "revision": revision,
-            "invoice_id": "in_1",
-            "number": "TP-0001",
-            "stripe_subscription_id": "sub_1",
-            "stripe_customer_id": "cus_1",
-            "status": status,
-            "billing_reason": "subscription_cycle",
-            "currency": "usd",
-            "total_minor": 10995,
-            "amount_due_minor": 10995,
-            "amount_paid_minor": 10995 - remaining,
-            "amount_remaining_minor": remaining,
-            "attempt_count": 1,
-            "period_start": self.start,
-            "period_end": self.end,
-            "created_at": self.start,
-        }
-        await self.publish(kind(**self._common(), **(values | changes)))
-
-    async def page(self, step: str = "") -> Any:
-        return await self.member.browser.get(f"/subscriptions/{self.subscription_id}{step}")
-
-
-@pytest.fixture
-async def story(member: Any, applied: int, parts: Parts, publish: Publish) -> Story:
-    return Story(member, parts, publish, await member.subscribe("standard"), "standard")
 
 
 async def test_usage_and_bill_come_from_the_newest_revisions_and_agree_with_the_price(story: Story) -> None:

@@ -1,7 +1,8 @@
 """Going from one plan to another: which plans can follow each other, and what the change gives back and charges. Pure functions."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Literal
 
 from billing_common.catalogue import Catalogue, Product
@@ -10,6 +11,14 @@ from billing_common.rating import Facts, Line, period_at, rate
 
 When = Literal["now", "period_end"]
 ITEMS_MAX = 20  # of a subscription at Stripe
+SHOWN_FOR = timedelta(minutes=15)  # how long a price that was shown is charged as shown
+
+STANDINGS: Mapping[str, tuple[str, str]] = {
+    "trialing": ("in_trial", "A trial runs to its end first: change the plan after it."),
+    "past_due": ("unpaid_invoice", "An invoice of this subscription is open: pay it first."),
+    "unpaid": ("unpaid_invoice", "An invoice of this subscription is open: pay it first."),
+    "paused": ("paused", "This subscription is paused: resume it first."),
+}
 
 
 class ChangeRefusedError(Exception):
@@ -30,6 +39,16 @@ class Sold:
     def has_fee(self, currency: str) -> bool:
         price = self.catalogue.price_of(self.product, currency)
         return price is not None and price.base is not None
+
+
+def refuse_standing(*, live: bool, status: str | None, ending: bool) -> None:
+    """Raise `ChangeRefusedError` when a subscription in this state cannot change its plan."""
+    if not live or status in {None, "incomplete"}:
+        raise ChangeRefusedError("not_running", "This subscription is not running.")
+    if ending:
+        raise ChangeRefusedError("ending", "This subscription has been cancelled: it can only end.")
+    if status in STANDINGS:
+        raise ChangeRefusedError(*STANDINGS[status])
 
 
 def refuse_change(old: Sold, new: Sold, *, currency: str, when: When) -> None:

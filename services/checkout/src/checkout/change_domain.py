@@ -6,20 +6,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 from billing_common.catalogue import Product
-from billing_common.plan_changes import ChangeRefusedError, When
+from billing_common.plan_changes import SHOWN_FOR, When
 from billing_common.rating import period_at
 
 State = Literal["asked", "closing", "scheduled", "made", "done", "failed", "withdrawn"]
 SECOND = timedelta(seconds=1)
-SHOWN_FOR = timedelta(minutes=15)  # how long a price that was shown is charged as shown
 LAST_HOUR = timedelta(hours=1)
-
-STANDINGS = {
-    "trialing": ("in_trial", "A trial runs to its end first: change the plan after it."),
-    "past_due": ("unpaid_invoice", "An invoice of this subscription is open: pay it first."),
-    "unpaid": ("unpaid_invoice", "An invoice of this subscription is open: pay it first."),
-    "paused": ("paused", "This subscription is paused: resume it first."),
-}
 
 
 @dataclass(frozen=True)
@@ -59,16 +51,6 @@ class Item:
     price_id: str
     metered: bool
     quantity: int | None = None
-
-
-def refuse_standing(*, state: str, status: str | None, ends: bool, cancellation: str | None) -> None:
-    """Raise `ChangeRefusedError` when a subscription in this state cannot change its plan."""
-    if state != "live" or status in {None, "incomplete"}:
-        raise ChangeRefusedError("not_running", "This subscription is not running.")
-    if ends or cancellation is not None:
-        raise ChangeRefusedError("ending", "This subscription has been cancelled: it can only end.")
-    if status in STANDINGS:
-        raise ChangeRefusedError(*STANDINGS[status])
 
 
 def fees_since(product: Product, *, started_at: datetime, shown_at: datetime | None, asked_at: datetime) -> datetime:

@@ -13,10 +13,11 @@ from billing_common.db import Connection, Pool
 from billing_common.events import InvalidEventError, SubscriptionChangeRequested, SubscriptionChangeWithdrawn
 from billing_common.inbox import claim
 from billing_common.messaging import consume
-from billing_common.plan_changes import ChangeRefusedError, Sold, refuse_change
+from billing_common.plan_changes import ChangeRefusedError, Sold, refuse_change, refuse_standing
 from billing_common.rating import period_at
-from checkout import change_domain, changing, store, store_catalogue, store_changes
+from checkout import change_domain, changing, selling, store, store_catalogue, store_changes
 from checkout.change_domain import Change
+from checkout.domain import RefusedError
 from checkout.handlers import SERVICE, not_known
 from checkout.store import Subscription
 from checkout.store_catalogue import Version
@@ -40,7 +41,7 @@ async def on_change_requested(event: SubscriptionChangeRequested, pool: Pool, cl
         change = _asked_for(event, subscription)
         try:
             await _begin(connection, event, change, subscription)
-        except ChangeRefusedError as error:
+        except (ChangeRefusedError, RefusedError) as error:
             await changing.tell(connection, change, "failed", at=event.occurred_at, reason=error.code)
 
 
@@ -70,7 +71,10 @@ async def _begin(connection: Connection, event: SubscriptionChangeRequested, cha
     if members and event.user_id not in members:
         raise ChangeRefusedError("wrong_user", "this user does not belong to the account")
     standing = await store_changes.standing(connection, event.subscription_id)
-    change_domain.refuse_standing(state=subscription.state, status=standing.status, ends=standing.ends, cancellation=standing.cancellation)
+    ending = standing.ends or standing.cancellation is not None
+    refuse_standing(live=subscription.state == "live", status=standing.status, ending=ending)
+    if await store_changes.open_of(connection, event.subscription_id):
+        raise ChangeRefusedError("change_pending", "another change of this subscription is under way or planned")
     if event.product_id == subscription.product_id:
         raise ChangeRefusedError("same_product", "the subscription is on this plan already")
     if await _has_product(connection, subscription, event.product_id):
@@ -82,8 +86,9 @@ async def _begin(connection: Connection, event: SubscriptionChangeRequested, cha
     effective_at = _effective_at(event, old, subscription.started_at or event.occurred_at)
     full = replace(change, catalogue_version=latest.version, effective_at=effective_at)
     prices = latest.price_ids(event.product_id, subscription.currency)
-    if not await changing.begin(connection, full, subscription, prices, at=event.occurred_at):
-        raise ChangeRefusedError("change_pending", "another change of this subscription is under way or planned")
+    for other in await store.others_of_product(connection, replace(subscription, product_id=event.product_id)):
+        await selling.give_up(connection, other, event.occurred_at)  # asked for and not paid: nobody pays for a second one
+    await changing.begin(connection, full, subscription, prices, at=event.occurred_at)
 
 
 async def _has_product(connection: Connection, subscription: Subscription, product_id: str) -> bool:

@@ -94,7 +94,7 @@ async def _prepare(
     if known is None:
         await store.add_subscription(connection, subscription)
     for other in others:
-        await _give_up(connection, other, now)
+        await give_up(connection, other, now)
     session = await store.last_session(connection, subscription.subscription_id)
     stale = session is None or session.status in {"expired", "complete"} or (session.expires_at and session.expires_at < now + REUSE_MARGIN)
     if session is None or stale:
@@ -105,7 +105,7 @@ async def _prepare(
     return subscription, session, bought_under, bought_under.catalogue.product(product.id)
 
 
-async def _give_up(connection: Connection, other: Subscription, now: datetime) -> None:
+async def give_up(connection: Connection, other: Subscription, now: datetime) -> None:
     """One open session per account and product: the request before ends, so that nobody pays twice."""
     session = await store.last_session(connection, other.subscription_id)
     if session is not None and await store.is_being_opened(connection, session):

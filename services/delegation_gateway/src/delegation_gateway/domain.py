@@ -98,6 +98,7 @@ class Subscription:
     access: str | None
     access_reason: str | None
     sid: str | None
+    plan_since: datetime | None = None
 
     @property
     def is_ended(self) -> bool:

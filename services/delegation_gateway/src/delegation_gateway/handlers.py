@@ -22,6 +22,7 @@ from billing_common.events import (
     InvoicePaid,
     InvoicePaymentFailed,
     InvoiceState,
+    SubscriptionChangeProgressed,
     SubscriptionCreated,
     SubscriptionDeleted,
     SubscriptionRequestFailed,
@@ -31,7 +32,7 @@ from billing_common.events import (
 )
 from billing_common.inbox import claim
 from billing_common.messaging import consume
-from delegation_gateway import read_models
+from delegation_gateway import change_store, read_models
 
 SERVICE = "delegation_gateway"
 
@@ -60,6 +61,7 @@ async def _on_state(event: SubscriptionState, pool: Pool) -> None:
     async with claimed(pool, event) as connection:
         if connection is not None:
             await read_models.save_state(connection, event)
+            await change_store.save_stay(connection, event)
 
 
 @consume(router, SubscriptionCreated, service=SERVICE)
@@ -75,6 +77,13 @@ async def on_subscription_updated(event: SubscriptionUpdated, pool: Pool) -> Non
 @consume(router, SubscriptionDeleted, service=SERVICE)
 async def on_subscription_deleted(event: SubscriptionDeleted, pool: Pool) -> None:
     await _on_state(event, pool)
+
+
+@consume(router, SubscriptionChangeProgressed, service=SERVICE)
+async def on_change_progressed(event: SubscriptionChangeProgressed, pool: Pool) -> None:
+    async with claimed(pool, event) as connection:
+        if connection is not None:
+            await change_store.save_progress(connection, event)
 
 
 @consume(router, SubscriptionRequestFailed, service=SERVICE)

@@ -88,7 +88,13 @@ async def save_state(connection: Connection, event: SubscriptionState) -> None:
 
 
 async def _follow_state(connection: Connection, event: SubscriptionState) -> None:
-    """Have the request say the same as the newest state."""
+    """Have the request say the same as the newest state. A request for its plan that was not paid makes room for it."""
+    await connection.execute(
+        "update requests set state = 'expired' where account_id = $2 and product_id = $3 and subscription_id <> $1 and state = 'requested'",
+        event.subscription_id,
+        event.account_id,
+        event.product_id,
+    )
     await connection.execute(
         "insert into requests(subscription_id, account_id, user_id, product_id, catalogue_version, display_name, currency, "
         "requested_at, state) values ($1, $2, $3, $4, $5, $6, $7, $8, 'ended') on conflict do nothing",
@@ -154,14 +160,25 @@ async def save_usage(connection: Connection, event: UsageCollected) -> None:
     )
 
 
-async def usage_between(connection: Database, subscription_id: str, start: datetime, end: datetime) -> Usage:
-    """Return the usage of a period: start inclusive, end exclusive."""
+async def usage_between(
+    connection: Database,
+    subscription_id: str,
+    start: datetime,
+    end: datetime,
+    *,
+    counted_since: datetime | None = None,
+    counted_until: datetime | None = None,
+) -> Usage:
+    """Return the usage of a period: start inclusive, end exclusive; only of segments that began in a stretch of time where one is given."""
     rows = await connection.fetch(
         "select meter_id, (occurred_at at time zone 'UTC')::date as day, sum(quantity)::bigint as quantity, max(updated_at) as updated_at "
-        "from usage_windows where subscription_id = $1 and occurred_at >= $2 and occurred_at < $3 group by 1, 2",
+        "from usage_windows where subscription_id = $1 and occurred_at >= $2 and occurred_at < $3 "
+        "and ($4::timestamptz is null or segment_start >= $4) and ($5::timestamptz is null or segment_start < $5) group by 1, 2",
         subscription_id,
         start,
         end,
+        counted_since,
+        counted_until,
     )
     by_meter: dict[str, int] = {}
     by_day: dict[date, int] = {}

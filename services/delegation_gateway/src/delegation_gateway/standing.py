@@ -8,6 +8,7 @@ from billing_common import rating
 from billing_common.catalogue import Catalogue, Product
 from billing_common.projection import Projection, project
 from billing_common.rating import Line, Period
+from delegation_gateway.change_store import Stay
 from delegation_gateway.domain import Subscription
 from delegation_gateway.read_models import Usage
 from turnpike_ui.charts import Bar, BarChart, bar_chart
@@ -27,6 +28,19 @@ class MeterStanding:
 
 
 @dataclass(frozen=True)
+class PastPlan:
+    """A plan that the subscription was on earlier in the period: it has been billed, and its unused fee was given back."""
+
+    name: str
+    until: datetime
+    lines: Sequence[Line]
+
+    @property
+    def total_minor(self) -> int:
+        return sum(line.amount_minor for line in self.lines)
+
+
+@dataclass(frozen=True)
 class Standing:
     period: Period
     currency: str
@@ -36,6 +50,18 @@ class Standing:
     projection: Projection | None
     chart: BarChart | None
     updated_at: datetime | None
+    past: Sequence[PastPlan] = ()
+
+
+def past_plan(
+    catalogue: Catalogue, product: Product, stay: Stay, usage: Usage, *, period: Period, currency: str, setup_due: bool
+) -> PastPlan:
+    """Rate a plan that ended with a change, as its invoices did."""
+    assert stay.until is not None
+    facts = rating.Facts(started_at=stay.since, ended_at=stay.until, end_reason="change", currency=currency, setup_due=setup_due)
+    counted = {meter: usage.by_meter.get(meter, 0) for meter in product.meter_ids()}
+    rated = rating.rate(catalogue, product, period=period, usage=counted, facts=facts)
+    return PastPlan(product.name, stay.until, [line for line in rated.lines if line.amount_minor or line.quantity])
 
 
 def period_of(product: Product, subscription: Subscription, now: datetime) -> Period:
@@ -51,29 +77,44 @@ def period_of(product: Product, subscription: Subscription, now: datetime) -> Pe
 
 
 def standing(
-    catalogue: Catalogue, product: Product, subscription: Subscription, usage: Usage, *, period: Period, now: datetime
+    catalogue: Catalogue,
+    product: Product,
+    subscription: Subscription,
+    usage: Usage,
+    *,
+    period: Period,
+    now: datetime,
+    whole: Usage | None = None,
+    past: Sequence[PastPlan] = (),
+    setup_due: bool = True,
 ) -> Standing:
-    """Rate what was collected so far with the function that the invoice agrees with."""
-    started_at = subscription.started_at or subscription.requested_at
-    facts = rating.Facts(started_at=started_at, currency=subscription.currency or subscription.requested_currency)
+    """Rate what was collected so far with the function that the invoice agrees with.
+
+    `usage` is that of the present plan; `whole` that of the whole period, which is drawn and which a quota counts, when they differ.
+    """
+    whole = whole or usage
+    since = subscription.plan_since or subscription.started_at or subscription.requested_at
+    currency = subscription.currency or subscription.requested_currency
+    facts = rating.Facts(started_at=since, currency=currency, setup_due=setup_due)
     counted = {meter: usage.by_meter.get(meter, 0) for meter in product.meter_ids()}
     rated = rating.rate(catalogue, product, period=period, usage=counted, facts=facts)
     return Standing(
         period=period,
         currency=rated.currency,
-        meters=[_meter(catalogue, product, meter, used) for meter, used in counted.items()],
+        meters=[_meter(catalogue, product, meter, used, whole.by_meter.get(meter, 0)) for meter, used in counted.items()],
         lines=[line for line in rated.lines if line.amount_minor or line.quantity],
-        total_minor=rated.total_minor,
+        total_minor=rated.total_minor + sum(one.total_minor for one in past),
         projection=project(catalogue, product, counted, period=period, facts=facts, now=now),
-        chart=_chart(usage.by_day, period, now),
-        updated_at=usage.updated_at,
+        chart=_chart(whole.by_day, period, now),
+        updated_at=whole.updated_at,
+        past=past,
     )
 
 
-def _meter(catalogue: Catalogue, product: Product, meter_id: str, used: int) -> MeterStanding:
+def _meter(catalogue: Catalogue, product: Product, meter_id: str, used: int, in_period: int) -> MeterStanding:
     meter = catalogue.meters[meter_id]
     if product.quota is not None and product.quota.meter == meter_id and product.quota.beyond == "stop":
-        return MeterStanding(meter.name, meter.unit, used, product.quota.calls, stops=True)
+        return MeterStanding(meter.name, meter.unit, in_period, product.quota.calls, stops=True)
     price = product.price
     included = next((usage.included for usage in price.usage if usage.meter == meter_id), 0) if price else 0
     return MeterStanding(meter.name, meter.unit, used, included or None, stops=False)

@@ -11,7 +11,8 @@ COLUMNS = """
     r.subscription_id, r.account_id, r.product_id, r.catalogue_version, r.display_name, r.currency as requested_currency, r.requested_at,
     r.state as request_state, r.reason as request_reason, s.status, s.currency, s.started_at, s.current_period_start as period_start,
     s.current_period_end as period_end, coalesce(s.cancel_at_period_end, false) as cancel_at_period_end, s.cancel_at, s.ended_at,
-    coalesce(s.is_at_stripe, false) as is_at_stripe, c.timing as cancellation, a.state as access, a.reason as access_reason, a.sid
+    coalesce(s.is_at_stripe, false) as is_at_stripe, c.timing as cancellation, a.state as access, a.reason as access_reason, a.sid,
+    (select max(since) from plan_stays p where p.subscription_id = r.subscription_id) as plan_since
 """
 TABLES = """
     requests r left join subscriptions s using (subscription_id) left join cancellations c using (subscription_id)

@@ -1,5 +1,6 @@
 """The pages of a member's subscriptions. Another account's subscription is not found."""
 
+from datetime import datetime
 from typing import Annotated
 
 import structlog
@@ -10,13 +11,14 @@ from starlette.responses import RedirectResponse, Response
 from billing_common.catalogue import Catalogue, Product, UnknownProductError
 from billing_common.events import SubscriptionCancellationRequested
 from billing_common.outbox import announce
-from delegation_gateway import domain, read_models, subscriptions_store
+from delegation_gateway import change_store, domain, read_models, subscriptions_store
+from delegation_gateway.changes import ChangeNotice, notice_of
 from delegation_gateway.checkout_gateway import CheckoutRefusedError
 from delegation_gateway.domain import Subscription
 from delegation_gateway.parts import SUBSCRIPTIONS, HereParts, Parts, SignedIn, check_form, no_such_subscription
 from delegation_gateway.plans import plan_of
 from delegation_gateway.sessions import Visitor
-from delegation_gateway.standing import Standing, period_of, standing
+from delegation_gateway.standing import Standing, past_plan, period_of, standing
 from turnpike_ui import PageError
 
 router = APIRouter(prefix="/subscriptions")
@@ -66,6 +68,7 @@ async def _page(
     sold = await _sold_as(parts, subscription)
     invoices = await read_models.list_invoices(parts.pool, subscription.subscription_id)
     now = parts.clock.now()
+    change = await _change_notice(parts, subscription, now)
     context = {
         "visitor": visitor,
         "subscription": subscription,
@@ -78,19 +81,59 @@ async def _page(
         ),
         "grace_days": sold[1].policies.dunning_grace_days if sold else 0,
         "keys": keys,
+        "change": change,
+        "can_change": _can_change(subscription, change),
         "now": now,
         "gateway_url": parts.settings.gateway_url,
         "here": f"/subscriptions/{subscription.subscription_id}",
     }
-    return parts.pages.render(request, "subscription.html", context)
+    waiting = change is not None and change.kind == "under way"
+    return parts.pages.render(request, "subscription.html", context, headers={"Refresh": str(REFRESH_SECONDS)} if waiting else {})
+
+
+def _can_change(subscription: Subscription, change: ChangeNotice | None) -> bool:
+    """Whether the page offers another plan: what would be refused anyway is not offered."""
+    ending = subscription.cancellation is not None or subscription.ends_at is not None
+    return subscription.status == "active" and subscription.is_at_stripe and not ending and not (change is not None and change.is_open)
+
+
+async def _change_notice(parts: Parts, subscription: Subscription, now: datetime) -> ChangeNotice | None:
+    """Return what there is to say of the newest change of plan."""
+    change = await change_store.newest(parts.pool, subscription.subscription_id)
+    if change is None or not subscription.is_live:
+        return None
+    async with parts.pool.acquire() as connection:
+        latest = await parts.catalogues.latest(connection)
+        known = await parts.catalogues.version(connection, change.catalogue_version) if change.catalogue_version else None
+    catalogue = known or (latest[1] if latest else None)
+    product = next((one for one in catalogue.products if one.id == change.product_id), None) if catalogue else None
+    if catalogue is None or product is None:
+        return None
+    currency = subscription.currency if catalogue.price_of(product, subscription.currency) is not None else None
+    return notice_of(change, subscription, plan_of(catalogue, product, currency), now)
 
 
 async def _standing(parts: Parts, subscription: Subscription, sold: tuple[Catalogue, Product]) -> Standing:
-    now = parts.clock.now()
+    now, own_id = parts.clock.now(), subscription.subscription_id
     period = period_of(sold[1], subscription, now)
+    currency = subscription.currency or sold[0].currency_of(sold[1])
     async with parts.pool.acquire() as connection:
-        usage = await read_models.usage_between(connection, subscription.subscription_id, period.start, period.end)
-    return standing(*sold, subscription, usage, period=period, now=now)
+        whole = await read_models.usage_between(connection, own_id, period.start, period.end)
+        stays = await change_store.stays_between(connection, own_id, period.start, period.end)
+        counted = [
+            await read_models.usage_between(connection, own_id, period.start, period.end, counted_since=one.since, counted_until=one.until)
+            for one in stays
+        ]
+        catalogues = [await parts.catalogues.version(connection, one.catalogue_version) for one in stays]
+    new_products = [index == 0 or one.product_id != stays[index - 1].product_id for index, one in enumerate(stays)]
+    past = [
+        past_plan(catalogue, catalogue.product(stay.product_id), stay, usage, period=period, currency=currency, setup_due=is_new)
+        for stay, usage, catalogue, is_new in zip(stays, counted, catalogues, new_products, strict=True)
+        if stay.until is not None and catalogue is not None
+    ]
+    usage = counted[-1] if past else whole
+    setup_due = new_products[-1] if past else True
+    return standing(*sold, subscription, usage, period=period, now=now, whole=whole, past=past, setup_due=setup_due)
 
 
 @router.get("/{subscription_id}/ready")
