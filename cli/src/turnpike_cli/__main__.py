@@ -14,6 +14,7 @@ from turnpike_cli import (
     doctor_command,
     explain_command,
     provision_command,
+    sender_commands,
     stack_commands,
     usage_commands,
 )
@@ -36,6 +37,7 @@ provision_command.register(app)
 demo_command.register(app)
 usage_commands.register(app)
 explain_command.register(app)
+sender_commands.register(app)
 
 
 def main() -> None:

@@ -72,6 +72,7 @@ async def _play(stack: Stack, console: Console, started: float) -> tuple[bool, s
             stripe=StripeView.connect(addresses["sandbox_stripe"]["http"], stack.secrets.stripe_api_key),
             checks=checks,
             catalogue=places.checkout() / MODELS_FILE,
+            folder=stack.folder,
             http=client,
         )
         try:

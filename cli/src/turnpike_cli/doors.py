@@ -18,7 +18,8 @@ TOKEN_KEPT_SECONDS = 30.0  # they live for 60
 TIMEOUT_SECONDS = 15.0
 SCOPES = (
     "status:read", "clock:write", "dead_letters:read", "dead_letters:write", "catalogue:read", "catalogue:write", "quotes:read",
-    "webhooks:write", "usage:read", "usage:write", "reports:read", "reports:write", "access:read", "access:write", "senders:write",
+    "webhooks:write", "usage:read", "usage:write", "reports:read", "reports:write", "access:read", "access:write",
+    "senders:read", "senders:write",
 )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from turnpike_cli.doors import Doors
 from turnpike_cli.story.checks import Checks
 from turnpike_cli.story.figures import Station, check_invoice, check_reported, check_usage
 from turnpike_cli.story.people import CARD_THAT_FAILS_LATER, GOOD_CARD, Consumer, Places, send_quantities
+from turnpike_cli.story.senders import OwnApi
 from turnpike_cli.story.stripe_view import StripeView
 from turnpike_cli.story.timing import median, moment
 
@@ -37,6 +38,7 @@ class Story:
     stripe: StripeView
     checks: Checks
     catalogue: Path
+    folder: Path
     http: httpx.AsyncClient
     people: dict[str, Consumer] = field(default_factory=dict)
     started: dict[str, datetime] = field(default_factory=dict)
@@ -49,11 +51,18 @@ class Story:
 
     async def play(self) -> None:
         """Play all chapters in order."""
-        await self.apply_catalogue()
-        await self.go_to_the_start()
-        await self.join()
-        await self.use()
-        await self.end_the_month()
+        own_api = OwnApi(self, self.folder / "own-api")
+        await own_api.prepare()
+        try:
+            await self.apply_catalogue()
+            await self.go_to_the_start()
+            await self.join()
+            await self.use()
+            await own_api.use(4)
+            await self.end_the_month()
+            await own_api.check(self.month_end)
+        finally:
+            await own_api.end()
         await self.fail_to_pay()
         await self.pay_again()
         await self.leave()
@@ -214,7 +223,7 @@ class Story:
     # --- 7 -----------------------------------------------------------------------------------------------------------------
 
     async def end_the_month(self) -> None:
-        self.checks.chapter(4, "The month ends: every count agrees, and every invoice is the quote")
+        self.checks.chapter(5, "The month ends: every count agrees, and every invoice is the quote")
         started = time.monotonic()
         await self.clock.advance_to(self.month_end + timedelta(hours=3))
         self.checks.step(
@@ -251,7 +260,7 @@ class Story:
     # --- 8 -----------------------------------------------------------------------------------------------------------------
 
     async def fail_to_pay(self) -> None:
-        self.checks.chapter(5, "A card fails: past due, retries, unpaid, the key is refused")
+        self.checks.chapter(6, "A card fails: past due, retries, unpaid, the key is refused")
         consumer, stripe_id = self.people["standard"], self.stripe_ids["standard"]
         await consumer.change_card(CARD_THAT_FAILS_LATER)
         await self.clock.settle()
@@ -283,7 +292,7 @@ class Story:
         return (await consumer.call(self.http, "/orders")).status_code == status
 
     async def pay_again(self) -> None:
-        self.checks.chapter(6, "A new card: the open invoice is paid, the same key works again")
+        self.checks.chapter(7, "A new card: the open invoice is paid, the same key works again")
         consumer, stripe_id, key = self.people["standard"], self.stripe_ids["standard"], self.people["standard"].key
         await consumer.change_card(GOOD_CARD)
         took = await self._time_between(stripe_id, "active", consumer, 200)
@@ -294,7 +303,7 @@ class Story:
     # --- 9 -----------------------------------------------------------------------------------------------------------------
 
     async def leave(self) -> None:
-        self.checks.chapter(7, "Leaving: now, with the last usage billed, or at the period's end")
+        self.checks.chapter(8, "Leaving: now, with the last usage billed, or at the period's end")
         payg, stripe_id = self.people["payg"], self.stripe_ids["payg"]
         period = await self.stripe.subscription(payg.subscription_id)
         start = datetime.fromtimestamp(period["items"].data[0].current_period_start, self.month_end.tzinfo)
@@ -327,7 +336,7 @@ class Story:
         self.checks.check("standard: the key is refused", held=await self._answers(consumer, 401))
 
     def show_speed(self) -> None:
-        self.checks.chapter(8, "Speed on this machine")
+        self.checks.chapter(9, "Speed on this machine")
         self.checks.step(
             f"from payment to working key: median {median(self.to_key):.2f} s, longest {max(self.to_key):.2f} s, {len(self.to_key)} runs"
         )
