@@ -20,7 +20,7 @@ from billing_common.clock import BusinessClock
 from sandbox_apim.app import Sandbox, running
 from sandbox_apim.doors import Fault, FaultMatch
 from sandbox_apim.settings import Settings as SandboxSettings
-from usage_collector.apim_gateway import successful_calls
+from usage_collector.apim_gateway import CallCount, calls_by_day, successful_calls
 from usage_collector.report_polling import ReportPolling
 from usage_collector.settings import Settings
 
@@ -137,3 +137,18 @@ async def test_what_the_gateway_answered_well_is_counted_once(azure: Azure, pool
     assert await counted(pool) == {noon: 5, one: 1}
     assert sum((await counted(pool)).values()) == (await azure.ask(START, FEBRUARY))["sub-1"] == 6
     assert await pool.fetchval("select count(*) from usage_event where sid <> 'sub-1'") == 0
+
+
+async def test_the_second_opinion_is_the_same_for_one_key_and_for_all(azure: Azure) -> None:
+    day = START.replace(hour=0, minute=0) + timedelta(days=3)
+    azure.at(day + timedelta(hours=9))
+    await azure.call("/orders", "/orders/99999", "/status/500")
+    azure.at(day + timedelta(days=1, hours=2))
+    await azure.call("/orders")
+    azure.at(day + timedelta(days=1, hours=4))
+    span = (day, day + timedelta(days=1, hours=3))
+    one = await calls_by_day(azure.client, azure.settings, *span, "sub-1")
+    everybody = await calls_by_day(azure.client, azure.settings, *span)
+    first, second = day.date(), day.date() + timedelta(days=1)
+    assert one == {("sub-1", first): CallCount(3, 1), ("sub-1", second): CallCount(1, 1)}
+    assert {key: count for key, count in everybody.items() if key[0] == "sub-1"} == one

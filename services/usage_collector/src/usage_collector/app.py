@@ -1,6 +1,6 @@
 """Builds the service: the only file that makes brokers and clients."""
 
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 
 import structlog
@@ -11,8 +11,8 @@ from billing_common import kafka
 from billing_common.events import USAGE_RECORDED_TOPIC
 from billing_common.messaging import PauseOrPark
 from billing_common.service import Service
-from usage_collector import handlers, public_contract, rolling, routes, routes_corrections, routes_usage, streams
-from usage_collector.apim_gateway import successful_calls
+from usage_collector import handlers, public_contract, rolling, routes, routes_corrections, routes_days, routes_usage, streams
+from usage_collector.apim_gateway import CallCount, calls_by_day, successful_calls
 from usage_collector.background import Background
 from usage_collector.collecting import Collector
 from usage_collector.ingest import Ingest, post_events
@@ -38,6 +38,7 @@ def create_service(settings: Settings) -> Service:
     service.internal.include_router(routes.router)
     service.internal.include_router(routes_usage.router)
     service.internal.include_router(routes_corrections.router)
+    service.internal.include_router(routes_days.router)
     assert service.public is not None
     service.public.router.routes.append(Route(public_contract.PATH, post_events, methods=["POST"]))
     service.public.openapi_schema = public_contract.document(SERVICE)
@@ -83,12 +84,19 @@ def _streams(settings: Settings) -> list[Stream]:
 
 
 def _reports(service: Service, settings: Settings, collector: Collector) -> ReportPolling | None:
+    service.share("gateway_calls", None)
+    service.share("reports_lag", settings.reports_lag)
     if not settings.apim_service_name:
         return None
     from billing_common.apim_client import create_client  # takes half a second to import, and only some run with reports
 
     client = create_client(settings)
     service.on_stop(client.close)
+
+    async def ask_days(since: datetime, until: datetime, sid: str | None = None) -> dict[tuple[str, date], CallCount]:
+        return await calls_by_day(client, settings, since, until, sid)
+
+    service.share("gateway_calls", ask_days)
 
     async def ask(since: datetime, until: datetime, sid: str | None = None) -> dict[str, int]:
         return await successful_calls(client, settings, since, until, sid)

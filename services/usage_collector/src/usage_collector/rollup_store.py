@@ -13,7 +13,7 @@ Reader = Connection | asyncpg.Pool
 HOUR = timedelta(hours=1)
 NOWHERE = datetime.min.replace(tzinfo=UTC)  # of events without a segment
 RAW_LIMIT = "1500ms"  # for events of hours that are not rolled up: beyond, the answer says how far it goes
-Dimension = Literal["hour", "day", "endpoint", "status", "outcome", "segment"]
+Dimension = Literal["hour", "day", "endpoint", "status", "outcome", "segment", "key", "origin"]
 COLUMNS: dict[Dimension, tuple[str, ...]] = {
     "hour": ("hour",),
     "day": ("day",),
@@ -21,6 +21,8 @@ COLUMNS: dict[Dimension, tuple[str, ...]] = {
     "status": ("status",),
     "outcome": ("outcome", "reason"),
     "segment": ("segment_start",),
+    "key": ("sid",),
+    "origin": ("origin",),
 }
 
 GROUPED = """
@@ -136,24 +138,28 @@ class _Sums:
 async def split(connection: Connection, sids: Sequence[str], since: datetime, until: datetime, by: Sequence[Dimension]) -> Split:
     """Add up what became of the events of some keys in a range of full hours."""
     async with connection.transaction(isolation="repeatable_read", readonly=True):
-        changed = [row["hour"] for row in await connection.fetch(
-            "select distinct hour from changed_hour where hour >= $1 and hour < $2 order by 1", since, until)]  # fmt: skip
-        starts = await connection.fetch(
-            "select s.id, s.started_at from segment s join subscription_key k using (subscription_id) where k.sid = any($1::text[])",
-            list(sids),
-        )
-        sums = _Sums(by, {row["id"]: row["started_at"] for row in starts})
-        rolled = await connection.fetch(
-            "select hour, segment_id, origin::text, outcome::text, reason, method, template, status, meter_id, is_further, "
-            "sum(events)::bigint as events, sum(quantity)::bigint as quantity from usage_rollup where sid = any($1::text[]) "
-            "and hour >= $2 and hour < $3 and hour <> all($4::timestamptz[]) group by 1, 2, 3, 4, 5, 6, 7, 8, 9, 10",
-            list(sids),
-            since,
-            until,
-            changed,
-        )
-        sums.add(rolled)
-        missing = await _add_changed(connection, sums, sids, changed)
+        return await add_up(connection, sids, since, until, by)
+
+
+async def add_up(connection: Connection, sids: Sequence[str], since: datetime, until: datetime, by: Sequence[Dimension]) -> Split:
+    """The same, inside the caller's transaction, which must see one state of everything (repeatable read)."""
+    changed = [row["hour"] for row in await connection.fetch(
+        "select distinct hour from changed_hour where hour >= $1 and hour < $2 order by 1", since, until)]  # fmt: skip
+    starts = await connection.fetch(
+        "select s.id, s.started_at from segment s join subscription_key k using (subscription_id) where k.sid = any($1::text[])", list(sids)
+    )
+    sums = _Sums(by, {row["id"]: row["started_at"] for row in starts})
+    rolled = await connection.fetch(
+        "select hour, sid, segment_id, origin::text, outcome::text, reason, method, template, status, meter_id, is_further, "
+        "sum(events)::bigint as events, sum(quantity)::bigint as quantity from usage_rollup where sid = any($1::text[]) "
+        "and hour >= $2 and hour < $3 and hour <> all($4::timestamptz[]) group by 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11",
+        list(sids),
+        since,
+        until,
+        changed,
+    )
+    sums.add(rolled)
+    missing = await _add_changed(connection, sums, sids, changed)
     return Split(sums.rows(), missing)
 
 

@@ -1,0 +1,68 @@
+"""Requests in, on the internal port: the figures that reconciliation compares, and publishing totals once more."""
+
+from datetime import timedelta
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, HTTPException, Request
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from billing_common.internal_auth import require_scope
+from usage_collector import day_store
+from usage_collector.day_figures import DaysAnswer, figures
+from usage_collector.rollup_store import HOUR, hour_of
+from usage_collector.routes import as_range
+from usage_collector.routes_usage import Freshness, freshness
+
+router = APIRouter()
+Id = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+class DaysRequest(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    subscriptions: list[Id] = Field(min_length=1, max_length=200)
+    since: AwareDatetime = Field(alias="from")
+    to: AwareDatetime
+
+
+class FreshDays(DaysAnswer):
+    freshness: Freshness
+
+
+class AgainRequest(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    subscription_id: Id
+    since: AwareDatetime = Field(alias="from")
+    to: AwareDatetime
+
+
+class AgainAnswer(BaseModel):
+    windows: int = Field(description="totals that are published as a new revision")
+
+
+@router.post("/v1/reconciliation/days", dependencies=[Depends(require_scope("usage:read"))])
+async def get_days(request: Request, body: DaysRequest) -> FreshDays:
+    """Return the gateway's count, events by outcome and windows of some subscriptions, day by day; widened to full hours."""
+    since, to = as_range(body.since, body.to)
+    state = request.app.state
+    fresh = freshness(request)
+    found = await figures(
+        state.pool,
+        state.collector.directory,
+        body.subscriptions,
+        hour_of(since),
+        hour_of(to - timedelta(microseconds=1)) + HOUR,
+        gateway=state.gateway_calls,
+        reports_until=state.clock.now() - state.reports_lag,
+    )
+    return FreshDays(**found.model_dump(), freshness=fresh)
+
+
+@router.post("/v1/windows/publish-again", dependencies=[Depends(require_scope("usage:write"))], status_code=202)
+async def publish_again(request: Request, body: AgainRequest) -> AgainAnswer:
+    """Publish the running totals of a range once more: whoever has missed one takes it, for all others nothing changes."""
+    since, to = as_range(body.since, body.to)
+    if to - since > timedelta(days=62):
+        raise HTTPException(422, "at most 62 days at once")
+    return AgainAnswer(windows=await day_store.publish_again(request.app.state.pool, body.subscription_id, since, to))

@@ -1,0 +1,140 @@
+"""What reconciliation is told of days: the gateway's own count, events by outcome, corrections, windows."""
+
+from collections.abc import AsyncIterator, Callable
+from datetime import date, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any
+
+import asyncpg
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from billing_common.events import UsageCollected
+from billing_common.internal_auth import issue_token
+from billing_common.testing import events_in_outbox
+from usage_collector import corrections, publishing, rolling, routes_days
+from usage_collector.apim_gateway import CallCount
+from usage_collector.collecting import Collector
+from usage_collector.corrections import Adjustment
+
+from .conftest import START, FixedClock, Publish, call, catalogue_applied, collect, state
+
+KEYS = ("k" * 32,)
+DAY = START.replace(hour=0, minute=0)
+
+
+class GatewayStandIn:
+    """API Management's reports: counts of calls, and what was asked."""
+
+    def __init__(self) -> None:
+        self.calls: dict[tuple[str, date], CallCount] = {}
+        self.asked: list[tuple[datetime, datetime, str | None]] = []
+        self.fails = False
+
+    async def ask(self, since: datetime, until: datetime, sid: str | None = None) -> dict[tuple[str, date], CallCount]:
+        self.asked.append((since, until, sid))
+        if self.fails:
+            raise TimeoutError
+        return {key: count for key, count in self.calls.items() if sid in {None, key[0]}}
+
+
+@pytest.fixture
+def gateway() -> GatewayStandIn:
+    return GatewayStandIn()
+
+
+@pytest.fixture
+async def ask(
+    pool: asyncpg.Pool, publish: Publish, collector: Collector, clock: FixedClock, gateway: GatewayStandIn
+) -> AsyncIterator[Callable[..., Any]]:
+    """Two calls that count (one twice delivered), one that failed, one refused for its time; an adjustment; it is two hours later."""
+    await publish(catalogue_applied())
+    await publish(state())
+    sent = [
+        call("a", START),
+        call("b", START + timedelta(minutes=1)),
+        call("c", START, status=500),
+        call("old", START - timedelta(days=60)),
+    ]
+    await collect(collector, clock, [*sent, call("a", START)])
+    await corrections.adjust(collector, Adjustment("sub-1", "calls", 7, START, "a probe", "Ada"), now=clock.now())
+    app = FastAPI()
+    app.include_router(routes_days.router)
+    positions = SimpleNamespace(freshness=lambda: (0.5, 0))
+    shared: dict[str, Any] = {
+        "pool": pool, "clock": clock, "collector": collector, "positions": positions, "token_keys": KEYS, "gateway_calls": gateway.ask,
+        "reports_lag": timedelta(minutes=45),
+    }  # fmt: skip
+    for name, value in shared.items():
+        setattr(app.state, name, value)
+    headers = {"authorization": f"Bearer {issue_token(KEYS, caller='test', scopes=['usage:read', 'usage:write'])}"}
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://collector", headers=headers) as client:
+
+        async def post(path: str = "/v1/reconciliation/days", **body: Any) -> Any:
+            span = {"from": DAY.isoformat(), "to": (DAY + timedelta(days=1)).isoformat()}
+            whose = {"subscriptions": ["sub-1"]} if path.endswith("days") else {"subscription_id": "sub-1"}
+            answer = await client.post(path, json=span | whose | body)
+            assert answer.status_code < 300, answer.text
+            return answer.json()
+
+        yield post
+
+
+async def test_a_day_has_its_outcomes_duplicates_corrections_and_windows(ask: Callable[..., Any]) -> None:
+    (day,) = (await ask())["days"]
+    assert {(one["outcome"], one["reason"]): one["events"] for one in day["bins"]} == {("counted", ""): 2, ("filtered", "failed"): 1}
+    assert day["duplicates"] == 1
+    assert day["meters"] == [
+        {"product_id": "payg", "meter_id": "calls", "counted": 9, "corrections": 7, "windows": 9, "unpublished": True},
+    ]
+
+
+async def test_the_gateway_is_compared_up_to_where_its_reports_are_complete(
+    ask: Callable[..., Any], gateway: GatewayStandIn, collector: Collector, clock: FixedClock
+) -> None:
+    gateway.calls = {("sub-1", DAY.date()): CallCount(4, 3)}
+    await collect(collector, clock, [call("new", START + timedelta(minutes=80))])
+    (day,) = (await ask())["days"]
+    assert (day["gateway"]["calls"], day["gateway"]["received"], day["gateway"]["source"]) == (4, 3, "stream")
+    assert datetime.fromisoformat(day["gateway"]["until"]) == START + timedelta(minutes=30)  # 14:30 less 45 minutes, in full hours
+    assert gateway.asked == [(DAY, START + timedelta(minutes=30), "sub-1")]
+
+
+async def test_without_an_answer_of_the_gateway_the_rest_is_there(ask: Callable[..., Any], gateway: GatewayStandIn) -> None:
+    gateway.fails = True
+    answer = await ask()
+    assert (answer["gateway_error"], answer["days"][0]["gateway"]) == ("TimeoutError", None)
+    assert answer["days"][0]["meters"][0]["windows"] == 9
+
+
+async def test_the_same_is_said_of_many_subscriptions_and_after_the_roll_up(
+    pool: asyncpg.Pool, ask: Callable[..., Any], publish: Publish, gateway: GatewayStandIn, collector: Collector, clock: FixedClock
+) -> None:
+    names = [f"sub-{n}" for n in range(2, 6)]
+    for name in names:
+        await publish(state(sub=name))
+    await collect(collector, clock, [call(f"of-{name}", START, sub=name) for name in names])
+    gateway.calls = {(name, DAY.date()): CallCount(1, 1) for name in ["sub-1", *names, "somebody-else"]}
+    before = await ask(subscriptions=["sub-1", *names])
+    assert {day["subscription_id"]: day["gateway"]["received"] for day in before["days"]} == {"sub-1": 3} | dict.fromkeys(names, 1)
+    assert gateway.asked[-1][2] is None
+    await rolling.roll_up_due(pool, now=clock.now())
+    assert (await ask(subscriptions=["sub-1", *names]))["days"] == before["days"]
+
+
+async def test_refused_events_are_rejected_on_the_day_of_their_time(ask: Callable[..., Any]) -> None:
+    old = DAY - timedelta(days=60)
+    days = (await ask(**{"from": old.isoformat(), "to": (old + timedelta(days=1)).isoformat()}))["days"]
+    assert [(one["outcome"], one["reason"], one["events"]) for day in days for one in day["bins"]] == [("rejected", "too_old", 1)]
+
+
+async def test_totals_are_published_again_as_a_new_revision(
+    pool: asyncpg.Pool, ask: Callable[..., Any], collector: Collector, clock: FixedClock
+) -> None:
+    await publishing.publish_all_windows(pool, collector.directory, now=clock.now())
+    assert await ask("/v1/windows/publish-again") == {"windows": 1}
+    await publishing.publish_all_windows(pool, collector.directory, now=clock.now())
+    async with pool.acquire() as connection:
+        told = [(event.quantity, event.revision) for event in await events_in_outbox(connection, UsageCollected)]
+    assert told[-1] == (9, told[0][1] + 1)
