@@ -78,7 +78,7 @@ KINDS: dict[str, tuple[dict[str, Any], str, str, str, str]] = {
         of(plan(price=usage(amount="-0.15"))),
         "$.products[0].price.usage[0].amount",
         "out of range",
-        "greater than or equal to 0",
+        "0 or more",
         "-0.15",
     ),
     "a too precise amount": (
@@ -200,11 +200,11 @@ KINDS: dict[str, tuple[dict[str, Any], str, str, str, str]] = {
     "an API without operations": (
         of(plan(apis=["orders"], operations={"orders": []})),
         "$.products[0].operations.orders",
-        "does not fit",
-        "at least 1 item",
+        "the list is empty",
+        "at least one entry",
         '"orders": []',
     ),
-    "an id that APIM would refuse": (of(plan(id="pay&go")), "$.products[0].id", "not allowed", "text that matches", "pay&go"),
+    "an id that APIM would refuse": (of(plan(id="pay&go")), "$.products[0].id", "not allowed", "letters, digits, - and _", "pay&go"),
     "a meter name that Stripe would refuse": (
         of(plan(id=LONG, price=usage(meter="m" * 32)), meters={"m" * 32: {"name": "M"}}),
         "$.products[0].id",
@@ -237,8 +237,14 @@ KINDS: dict[str, tuple[dict[str, Any], str, str, str, str]] = {
     "an unknown model": (of(plan(model="Meterd")), "$.products[0].model", 'Did you mean "Metered"?', "Free, Freemium", "Meterd"),
     "an unknown field": (of(plan(fetures=[])), "$.products[0].fetures", 'Did you mean "features"?', "rate_limit", "fetures"),
     "a missing field": (of({"id": "x", "model": "Free"}, plan()), "$.products[0].name", "is missing", "as shown in the portal", "{"),
-    "the wrong type": (of(plan(keys="many")), "$.products[0].keys", '"many" does not fit', "integer", "many"),
-    "a rounded number": (of(plan(price=usage(amount=True))), "$.products[0].price.usage[0].amount", "does not fit", "Decimal", "true"),
+    "the wrong type": (of(plan(keys="many")), "$.products[0].keys", '"many" is not a whole number', "a whole number: keys", "many"),
+    "a rounded number": (
+        of(plan(price=usage(amount=True))),
+        "$.products[0].price.usage[0].amount",
+        "true is not a number",
+        "written as text",
+        "true",
+    ),
     "parts of another model": (of(plan(price={"base": "1"} | usage())), "$.products[0].price.base", 'has no "base"', "usage", '"base"'),
     "a part that is missing": (of(plan(model="TierWithOverage")), "$.products[0].price", 'needs "base"', "base, ", '"price"'),
     "volume discounts not understood": (
@@ -298,15 +304,15 @@ def test_broken_fields_do_not_hide_what_else_is_wrong() -> None:
         meters=CALLS | {"bytes": {"name": "", "unit": "byte"}},
     )
     assert {(problem.path, problem.message.split(".")[0][:40]) for problem in problems_of(document)[1]} == {
-        ("$.meters.bytes.name", '"" does not fit'),
-        ("$.products[0].keys", '"0" is out of range'),
+        ("$.meters.bytes.name", "the text is empty"),
+        ("$.products[0].keys", "0 is out of range"),
         ("$.products[0].price.usage[0].amount", "the price of one unit has more than 12 d"),
         ("$.products[1].model", '"Meterd" is not allowed'),
         ("$.products[1].trial_days", "a trial cannot be combined with calendar"),
         ("$.products[1].quota.colour", '"colour" is not a known field'),
-        ("$.products[2].price.usage[0].tiers[1].amount", '"x" does not fit'),
+        ("$.products[2].price.usage[0].tiers[1].amount", '"x" is not a number'),
         ("$.products[2].on_end", 'on_end is "free" but the catalogue has n'),
-        ("$.products[3].price.usage[1].meter", 'the product "d" uses the unknown meter "'),
+        ("$.products[3].price.usage[1].meter", 'there is no meter "bites"'),
     }
 
 
@@ -350,11 +356,40 @@ def test_what_people_are_subscribed_to_is_neither_removed_nor_moved_to_another_c
 ) -> None:
     free = {"id": "free", "name": "Free", "model": "Free"}
     text = json.dumps(of(plan(), plan(id="world", currencies={"eur": usage()}), free), indent=1)
+    reading = read_over(text, live)
     if not expected:
-        assert read_over(text, live) == Catalogue.parse(text)
+        assert reading.result() == Catalogue.parse(text)
         return
     with pytest.raises(StillSubscribedError) as refused:
-        read_over(text, live)
+        reading.result()
     problems = refused.value.problems
     assert [problem.path for problem in problems] == [path for path, _ in expected]
     assert all(words in problem.message and problem.allowed for problem, (_, words) in zip(problems, expected, strict=True))
+
+
+def test_what_is_wrong_with_the_file_and_with_its_subscribers_is_told_at_once_in_either_form() -> None:
+    broken = json.dumps(of(plan(keys=0), plan(id="world", currencies={"eur": usage()})), indent=1)
+    with pytest.raises(CatalogueError) as refused:
+        read_over(broken, {("gone", "usd"): 1, ("world", "jpy"): 2, ("payg", "eur"): 1}).result()
+    assert not isinstance(refused.value, StillSubscribedError)
+    assert [problem.path for problem in refused.value.problems] == [
+        "$.products",
+        "$.products[0].currencies",
+        "$.products[0].keys",
+        "$.products[1].currencies",
+    ]
+    unreadable = json.dumps(of(plan(), plan(id="world", price={"usage": [{"meter": "calls", "amount": "x"}]})))
+    with pytest.raises(CatalogueError) as refused:
+        read_over(unreadable, {("world", "eur"): 1}).result()
+    assert len(refused.value.problems) == 1  # which currencies it has cannot be said of a broken price
+    older = json.dumps([OLDER | {"prices": {"unit": {"currency": "usd", "unitAmount": 5, "quota": 1}}}], indent=1)
+    with pytest.raises(StillSubscribedError) as still:
+        read_over(older, {("a", "eur"): 1}).result()
+    assert (still.value.problems[0].path, still.value.problems[0].line) == ("$[0].currencies", 2)
+
+
+@pytest.mark.parametrize("text", ["{", '{"version": 1, "products": [{"id": 5}]}', "[]", "5"])
+def test_a_file_that_cannot_be_read_is_refused_for_that_and_for_nothing_else(text: str) -> None:
+    with pytest.raises(CatalogueError) as refused:
+        read_over(text, {("payg", "usd"): 1}).result()
+    assert not [problem for problem in refused.value.problems if "live subscription" in problem.message]

@@ -153,6 +153,58 @@ async def test_a_broken_catalogue_is_refused_with_all_problems_before_anything_i
     assert await outbox() == []
 
 
+async def test_everything_that_is_wrong_is_told_at_once_with_its_line_and_nothing_outside_is_even_compared(
+    applied: Version, pool: asyncpg.Pool, door: httpx.AsyncClient, outside: Outside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def never(*_: object) -> None:
+        raise AssertionError("a file that cannot be sold needs no look at Stripe or at the products of API Management")
+
+    monkeypatch.setattr(outside.stripe, "read", never)
+    monkeypatch.setattr(outside.apim, "read_product", never)
+    await pool.execute("insert into account(account_id) values ('a')")
+    await pool.execute(
+        "insert into subscription values ('s', 'a', 'u', 'pro', 1, 'N', 'usd', false, 'live', 1, 'active', now(), null, 'sub_x', now())"
+    )
+    tiers = [{"up_to": 10, "amount": "-1"}, {"up_to": 5, "amount": "1"}]
+    product = {"id": "it", "name": "It", "model": "Graduated", "price": {"usage": [{"meter": "calls", "tiers": tiers}]}}
+    dear = {"usage": [{"meter": "calls", "tiers": [{"up_to": None, "amount": "1"}]}]}
+    document = {
+        "version": 1,
+        "meters": {"calls": {"name": "Calls"}, "idle": {"name": "Idle"}},
+        "products": [
+            product,
+            product | {"price": dear, "currencies": {"xxx": dear}, "apis": ["ordres"], "interval": "monthly"},
+            {
+                "id": "ab",
+                "name": "F",
+                "model": "Freemium",
+                "keys": 0,
+                "price": {"usage": [{"meter": "cals", "amount": "1.5"}]},
+            },
+        ],
+    }
+    text = json.dumps(document, indent=1)
+    for action in ("plan", "apply"):
+        answer = (await door.post(f"/v1/catalogue/{action}", content=text)).json()["error"]
+        assert answer["code"] == "invalid_catalogue"
+        found = {(problem["path"], problem["message"].split(" ")[0]) for problem in answer["problems"]}
+        assert {
+            ("$.meters.idle", "no"),
+            ("$.products", "the"),
+            ("$.products[0].id", "the"),
+            ("$.products[0].price.usage[0].tiers[0].amount", '"-1"'),
+            ("$.products[1].apis[0]", "API"),
+            ("$.products[1].currencies.xxx", '"xxx"'),
+            ("$.products[1].interval", '"monthly"'),
+            ("$.products[2].keys", "0"),
+            ("$.products[2].price.usage[0]", "the"),
+            ("$.products[2].price.usage[0].meter", "there"),
+        } <= found, answer["message"]
+        lines = text.splitlines()
+        assert all(lines[problem["line"] - 1].strip() for problem in answer["problems"])
+        assert "pro" in next(problem["message"] for problem in answer["problems"] if problem["path"] == "$.products")
+
+
 async def test_an_interrupted_apply_says_what_is_left_and_the_next_one_finishes(
     applied: Version, pool: asyncpg.Pool, outside: Outside, monkeypatch: pytest.MonkeyPatch, door: httpx.AsyncClient
 ) -> None:

@@ -1,18 +1,18 @@
 """What a caller gets from a gateway that runs our policies: allowed, gated, too fast, used up."""
 
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
-import asyncpg
 import httpx
 import pytest
 from azure.mgmt.apimanagement.models import SubscriptionCreateParameters
 
 from billing_common.catalogue import Catalogue, CatalogueError, Product
+from billing_common.catalogue_changes import read_over
 from checkout import policy
-from checkout.applying import look
 from checkout.carrying import Outside
-from checkout.gates import refuse_unknown_operations, unknown_operations
+from checkout.gates import note_unknown
 from checkout.policy_answers import Plans
 from checkout.settings import Settings
 
@@ -114,18 +114,28 @@ async def test_a_key_that_is_not_known_keeps_azures_own_words(sell: Sell) -> Non
     assert "invalid subscription key" in refused.json()["message"]
 
 
-async def test_a_misspelt_operation_is_refused_before_anything_is_touched(outside: Outside, pool: asyncpg.Pool) -> None:
+async def test_misspelt_apis_and_operations_are_refused_before_anything_is_touched_with_their_lines(outside: Outside) -> None:
+    plan = {"id": "typo", "name": "T", "model": "Free", "apis": ["orders", "ordres"], "operations": {"orders": ["get-orders", "get-order"]}}
+    text = json.dumps({"version": 1, "products": [plan]}, indent=1)
+    reading = read_over(text, {})
+    await note_unknown(outside.apim, reading)
     with pytest.raises(CatalogueError) as refused:
-        await look(pool, outside, catalogue(id="typo", operations={"orders": ["get-orders", "get-order"]}))
-    (problem,) = refused.value.problems
-    assert problem.path == "$.products[0].operations.orders"
-    assert 'the API "orders" has no operation "get-orders"' in problem.message
-    assert 'Did you mean "get-order"?' in problem.message
-    assert problem.allowed == "create-order, delete-order, get-order, get-status, list-orders"
-    await refuse_unknown_operations(outside.apim, catalogue(operations={"orders": ["get-order"]}))
+        reading.result()
+    api, operation = refused.value.problems
+    assert (api.path, operation.path) == ("$.products[0].apis[1]", "$.products[0].operations.orders[0]")
+    assert ['"ordres"' in text.splitlines()[api.line - 1], '"get-orders"' in text.splitlines()[operation.line - 1]] == [True, True]
+    assert 'API Management has no API "ordres"' in api.message
+    assert 'Did you mean "orders"?' in api.message
+    assert 'the API "orders" has no operation "get-orders"' in operation.message
+    assert 'Did you mean "get-order"?' in operation.message
+    assert operation.allowed == "create-order, delete-order, get-order, get-status, list-orders"
+    fine = read_over(text.replace("ordres", "orders").replace("get-orders", "list-orders"), {})
+    await note_unknown(outside.apim, fine)
+    assert fine.result().products[0].id == "typo"
     assert await outside.apim.read_product("typo") is None
 
 
-def test_an_api_that_is_not_there_is_named() -> None:
-    (problem,) = unknown_operations(catalogue(apis=["bills"], operations={"bills": ["x"]}), {"bills": None})
-    assert 'no API "bills"' in problem.message
+async def test_a_catalogue_without_apis_asks_nobody() -> None:
+    reading = read_over(json.dumps({"version": 1, "products": [{"id": "a", "name": "A", "model": "Free"}]}), {})
+    await note_unknown(None, reading)  # type: ignore[arg-type]
+    assert reading.result().products[0].id == "a"

@@ -49,7 +49,9 @@ class Catalogue(Part):
         try:
             source = Source(text)
         except SourceError as error:
-            raise CatalogueError([Problem("$", error.line, f"this is not JSON: {error.message}")]) from error
+            raise CatalogueError(
+                [Problem("$", error.line, f"this is not JSON: {error.message}", f"one JSON object, as {SCHEMA_PATH} describes it")]
+            ) from error
         problems = Problems(source)
         for path in source.repeated:
             problems.add(path, f'the name "{path[-1]}" stands here twice', "one of the two")

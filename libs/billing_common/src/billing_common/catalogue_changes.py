@@ -1,13 +1,14 @@
-"""What a new catalogue must not take from people who are subscribed: their product, and the currency they pay in."""
+"""Reads a file over what is there: people who are subscribed must not lose their product, nor the currency they pay in."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from billing_common.catalogue import Catalogue, Product
 from billing_common.catalogue_mending import mend
-from billing_common.catalogue_problems import CatalogueError, Problems, did_you_mean
+from billing_common.catalogue_problems import CatalogueError, Problem, Problems, did_you_mean
 from billing_common.catalogue_source import Path, Source, SourceError
 
-Live = Mapping[tuple[str, str], int]
+Live = Mapping[tuple[str, str], int]  # number of live subscriptions by product and currency
 PRICED_BY = frozenset({"price", "currency", "currencies"})
 
 
@@ -15,41 +16,63 @@ class StillSubscribedError(CatalogueError):
     """The file is right in itself, but people are subscribed to what it leaves out."""
 
 
-def read_over(text: str, live: Live) -> Catalogue:
-    """Read the file over live subscriptions, counted by product and currency; raise `CatalogueError` with all problems at once."""
+@dataclass(frozen=True)
+class Reading:
+    """A file that was read: what can be understood of it, what is wrong in itself, and what is wrong with the world around it."""
+
+    catalogue: Catalogue | None  # None: it cannot be sold as it is
+    products: Mapping[int, Product]  # those that can be read, by their place
+    own: tuple[Problem, ...]
+    of_subscribers: Problems
+    of_gateway: Problems  # for whoever knows which APIs there are
+
+    def result(self) -> Catalogue:
+        """Return the catalogue; raise `CatalogueError` with everything that was found."""
+        found = [*self.own, *self.of_subscribers.found, *self.of_gateway.found]
+        if found == self.of_subscribers.found and found:
+            raise StillSubscribedError(found)
+        if found or self.catalogue is None:
+            raise CatalogueError(found)
+        return self.catalogue
+
+
+def read_over(text: str, live: Live) -> Reading:
+    """Read the file over live subscriptions. What cannot be read of a broken one is not held against it."""
+    catalogue: Catalogue | None = None
+    own: tuple[Problem, ...] = ()
     try:
         catalogue = Catalogue.parse(text)
     except CatalogueError as error:
-        raise CatalogueError([*error.problems, *_of_broken(text, live).found]) from error
-    problems = _of_text(text)
-    _note(problems, catalogue, dict(enumerate(catalogue.products)), live)
-    if problems.found:
-        raise StillSubscribedError(problems.found)
-    return catalogue
+        own = tuple(error.problems)
+    try:
+        source = Source(text)
+    except SourceError:
+        nothing = Source("{}")
+        return Reading(None, {}, own, Problems(nothing), Problems(nothing))
+    of_subscribers, of_gateway = _problems(source), _problems(source)
+    if catalogue is not None:
+        products = dict(enumerate(catalogue.products))
+        _note(of_subscribers, catalogue, products, live)
+        return Reading(catalogue, products, own, of_subscribers, of_gateway)
+    return Reading(None, _note_of_broken(of_subscribers, source, live), own, of_subscribers, of_gateway)
 
 
-def _of_text(text: str) -> Problems:
-    source = Source(text)
+def _problems(source: Source) -> Problems:
     problems = Problems(source)
     if isinstance(source.value, list):
         problems.read_from_array()
     return problems
 
 
-def _of_broken(text: str, live: Live) -> Problems:
-    """Look at what can be read of a file that has other problems; what cannot be read is not held against it."""
-    try:
-        problems, document = _of_text(text), Source(text).value
-    except SourceError:
-        return Problems(Source("{}"))
-    rest = mend(document)
+def _note_of_broken(problems: Problems, source: Source, live: Live) -> Mapping[int, Product]:
+    rest = mend(source.value)
     if not rest.products or any(path[:1] == ("products",) and path[2:] in {(), ("id",)} for path in rest.gone):
-        return problems
+        return rest.products
     catalogue = Catalogue.model_construct(version=1, currency=rest.currency, meters=rest.meters, products=tuple(rest.products.values()))
     broken: set[Path] = {path[:2] for path in rest.gone if PRICED_BY.intersection(str(part) for part in path[2:3])}
-    readable = {index: product for index, product in rest.products.items() if ("products", index) not in broken}
-    _note(problems, catalogue, readable, live)
-    return problems
+    priced = {index: product for index, product in rest.products.items() if ("products", index) not in broken}
+    _note(problems, catalogue, priced, live)
+    return rest.products
 
 
 def _note(problems: Problems, catalogue: Catalogue, priced: Mapping[int, Product], live: Live) -> None:

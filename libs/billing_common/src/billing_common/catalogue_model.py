@@ -20,6 +20,13 @@ from billing_common.money import plain
 PRODUCT_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"  # what the developer portal, APIM, Stripe and a URL all take as it is
 METER_ID_PATTERN = r"^[a-z][a-z0-9_]{0,31}$"
 OPERATION_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$"
+STATUS_PATTERN = r"^[1-5](xx|[0-9]{2})$"
+PATTERN_WORDS = {
+    PRODUCT_ID_PATTERN: "letters, digits, - and _, at most 64; a letter or digit first",
+    METER_ID_PATTERN: "lower-case letters, digits and _, at most 32; a letter first",
+    OPERATION_ID_PATTERN: "letters, digits, ., - and _, at most 80; a letter or digit first",
+    STATUS_PATTERN: "a class such as 2xx, or a code such as 404",
+}
 OPERATIONS_MAX = 100  # of one API: the condition stays below APIM's longest expression, 16,384 characters
 
 PricingModel = Literal["Free", "Freemium", "Metered", "Tier", "TierWithOverage", "Unit", "Volume", "Graduated", "VolumeDiscount", "Hybrid"]
@@ -60,7 +67,7 @@ class Counts(Part):
 
     methods: tuple[str, ...] = Field(default=(), description="HTTP methods that count; empty: all")
     templates: tuple[str, ...] = Field(default=(), description="URL templates that count, as in APIM: /orders/{id}; empty: all")
-    statuses: tuple[Annotated[str, Field(pattern=r"^[1-5](xx|[0-9]{2})$")], ...] = Field(
+    statuses: tuple[Annotated[str, Field(pattern=STATUS_PATTERN)], ...] = Field(
         default=("2xx",), min_length=1, description="status classes (2xx) or codes (404) that count"
     )
 

@@ -10,7 +10,8 @@ from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from billing_common.catalogue_source import Path, Source
+from billing_common.catalogue_model import PATTERN_WORDS
+from billing_common.catalogue_source import Path, Source, Truth
 
 
 @dataclass(frozen=True)
@@ -91,38 +92,81 @@ def add_validation_problems(problems: Problems, error: ValidationError, root: ty
         path: Path = tuple(entry["loc"])
         if entry["type"] == "too_short" and any(other["loc"][: len(path)] == path for other in entries if other is not entry):
             continue  # pydantic counts only the valid items: what is wrong with the others is said already
-        message, allowed = _explain(entry, _model_at(root, path[depth:-1]))
+        message, allowed = _explain(entry, _model_at(root, path[depth:-1]), _model_at(root, path[depth:]))
         problems.add(path, message, allowed)
 
 
-def _explain(entry: Any, model: Any) -> tuple[str, str]:
-    context = entry.get("ctx", {})
-    kind, given = entry["type"], entry["input"]
+def _explain(entry: Any, model: Any, inside: Any) -> tuple[str, str]:
+    """Say what is wrong and what is allowed. `model` holds the field, `inside` is what should stand there."""
+    given, kind, context = entry["input"], entry["type"], entry.get("ctx", {})
     name = str(entry["loc"][-1]) if entry["loc"] else ""
-    shown = (
-        f'"{str(given)[:60]}"'
-        if isinstance(given, str | int | Decimal) and not isinstance(given, bool)
-        else f"a value of type {type(given).__name__}"
-    )
-    limit = entry["msg"].removeprefix("Input should be ")
-    explained = (f"{shown} does not fit", limit)
+    meaning, shown = _meaning(model, name), _shown(given)
+    if kind in KINDS:
+        what, allowed = KINDS[kind]
+        fields = f" with the fields {', '.join(_names(inside))}" if kind == "model_type" else ""
+        return f"{shown} is not {what}", allowed + (fields or (f": {meaning}" if meaning != name else ""))
+    if kind in LENGTHS:
+        return _length(kind, given, context, name, meaning)
+    explained = (f"{shown} does not fit", meaning)
     match kind:
         case "extra_forbidden":
             explained = _unknown_field(name, _names(model))
         case "missing":
-            explained = (f'the field "{name}" is missing', _meaning(model, name))
+            explained = (f'the field "{name}" is missing', meaning)
         case "literal_error":
             expected = re.findall(r"'([^']*)'", context["expected"]) or [context["expected"]]
-            explained = (f"{shown} is not allowed.{did_you_mean(str(given), expected)}", ", ".join(expected))
+            hint = did_you_mean(given, expected) if isinstance(given, str) else ""
+            explained = (f"{shown} is not allowed.{hint}", ", ".join(expected))
         case "string_pattern_mismatch":
-            explained = (f"{shown} has characters that are not allowed", f"text that matches {context['pattern']}")
+            explained = (f"{shown} has characters that are not allowed", PATTERN_WORDS[context["pattern"]])
         case "greater_than_equal" | "greater_than" | "less_than_equal" | "less_than":
-            explained = (f"{shown} is out of range", limit)
-        case "too_long":
-            explained = (f"there are {context['actual_length']} entries, more than Stripe takes", f"at most {context['max_length']}")
+            explained = (f"{shown} is out of range", _bounds(context))
         case "value_error":
-            explained = (str(context["error"]), _meaning(model, name))
+            explained = (str(context["error"]), meaning)
     return explained
+
+
+TEXT = ("text", "text in quotes")
+WHOLE = ("a whole number", "a whole number")
+NUMBER = ("a number", 'a number, best written as text, for example "0.10"')
+LIST = ("a list", "a list, [...]")
+OBJECT = ("an object", "an object, {...}")
+KINDS = {
+    "string_type": TEXT, "int_type": WHOLE, "int_parsing": WHOLE, "int_parsing_size": WHOLE, "int_from_float": WHOLE,
+    "decimal_type": NUMBER, "decimal_parsing": NUMBER, "finite_number": NUMBER,
+    "tuple_type": LIST, "list_type": LIST, "dict_type": OBJECT, "model_type": OBJECT,
+}  # fmt: skip
+LENGTHS = {"too_long", "too_short", "string_too_short", "string_too_long"}
+STRIPE_LIMITS = {"tiers", "discounts", "usage", "features"}
+
+
+def _length(kind: str, given: Any, context: dict[str, Any], name: str, meaning: str) -> tuple[str, str]:
+    if kind == "too_long":
+        limit = "more than Stripe takes" if name in STRIPE_LIMITS else "too many"
+        return f"there are {context['actual_length']} entries, {limit}", f"at most {context['max_length']}"
+    if kind == "string_too_long":
+        return f"the text has {len(given)} characters", f"at most {context['max_length']}"
+    what, least = ("text", "character") if kind == "string_too_short" else ("list", "entry")
+    return f"the {what} is empty", f"at least one {least}: {meaning}"
+
+
+def _shown(given: Any) -> str:
+    """Return what stands in the file as a person would name it."""
+    if isinstance(given, str):
+        return f'"{given[:60]}"'
+    if isinstance(given, Truth):
+        return given.word
+    if given is None:
+        return "null"
+    if isinstance(given, int | float | Decimal):
+        return str(given)[:60]
+    return "an object" if isinstance(given, dict) else "a list"
+
+
+def _bounds(context: dict[str, Any]) -> str:
+    words = {"ge": "{} or more", "gt": "more than {}", "le": "at most {}", "lt": "less than {}"}
+    limits = {name: Decimal(re.sub(r"[^0-9E.+-]", "", str(context[name]).replace("Decimal", ""))) for name in words if name in context}
+    return next(words[name].format(f"{limit:,f}") for name, limit in limits.items())
 
 
 def _unknown_field(name: str, siblings: list[str]) -> tuple[str, str]:

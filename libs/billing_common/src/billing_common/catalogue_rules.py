@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from billing_common.catalogue_gates import check_gates
 from billing_common.catalogue_meters import check_meter, check_quota, check_use
-from billing_common.catalogue_model import METER_ID_PATTERN, Price, Product, UsagePrice, meter_event_name
+from billing_common.catalogue_model import METER_ID_PATTERN, PATTERN_WORDS, Price, Product, UsagePrice, meter_event_name
 from billing_common.catalogue_notation import EXAMPLE
 from billing_common.catalogue_problems import Problems, did_you_mean
 from billing_common.catalogue_source import Path
@@ -43,7 +43,7 @@ def check(catalogue: Catalogue, products: Mapping[int, Product], problems: Probl
     for meter_id, meter in catalogue.meters.items():
         check_meter(meter, ("meters", meter_id), problems)
         if not re.match(METER_ID_PATTERN, meter_id):
-            problems.add(("meters", meter_id), f'the meter id "{meter_id[:40]}" is not allowed', f"text that matches {METER_ID_PATTERN}")
+            problems.add(("meters", meter_id), f'the meter id "{meter_id[:40]}" is not allowed', PATTERN_WORDS[METER_ID_PATTERN])
     repeated = [product_id for product_id, count in Counter(product.id.lower() for product in products.values()).items() if count > 1]
     for index, product in products.items():
         path = ("products", index)
@@ -76,7 +76,7 @@ def _check_product(catalogue: Catalogue, product: Product, path: Path, problems:
         if code in CURRENCIES:
             _check_price(product, price, code, at, problems)
         if product.price is not None and _parts(price) != _parts(product.price):
-            allowed = ", ".join(sorted(_parts(product.price)))
+            allowed = ", ".join(sorted(_parts(product.price))) or "no parts at all"
             problems.add(at, "the prices of one product must have the same parts in every currency", allowed)
 
 
@@ -99,7 +99,7 @@ def _check_meter(catalogue: Catalogue, product: Product, meter_id: str, path: Pa
     if meter is None:
         known = ", ".join(catalogue.meters) or "none: the file has no meters"
         hint = did_you_mean(meter_id, catalogue.meters)
-        problems.add(path, f'the product "{product.id}" uses the unknown meter "{meter_id[:40]}".{hint}', known)
+        problems.add(path, f'there is no meter "{meter_id[:40]}".{hint}', known)
         return
     check_use(meter, product, meter_id, path, problems)
     if product.source == "reports" and (meter.counts.statuses != ("2xx",) or meter.weights or meter.weight != 1 or meter.property_name):

@@ -11,7 +11,16 @@ DEPTH_MAX = 32
 SIZE_MAX = 4 * 1024 * 1024
 _NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(\.\d+)?([eE][-+]?\d+)?")
 _SPACE = re.compile(r"[ \t\r\n]*")
-_CONSTANTS: tuple[tuple[str, Any], ...] = (("true", True), ("false", False), ("null", None))
+
+
+class Truth:
+    """`true` or `false`: nothing in a catalogue is either, and Python would take them for 1 and 0."""
+
+    def __init__(self, word: str) -> None:
+        self.word = word
+
+
+_CONSTANTS: tuple[tuple[str, Any], ...] = (("true", Truth("true")), ("false", Truth("false")), ("null", None))
 
 
 class SourceError(Exception):

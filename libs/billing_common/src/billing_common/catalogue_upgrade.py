@@ -83,7 +83,7 @@ def _check(model: _Model, index: int, problems: Problems) -> None:
             (*path, "metered"), f"the model {kind} charges no usage: this amount would be lost", "no metered price, or another model"
         )
     if unit is not None and metered is not None and unit.currency.lower() != metered.currency.lower():
-        problems.add((*path, "metered", "currency"), "one product has one currency", unit.currency.lower())
+        problems.add((*path, "metered", "currency"), "one product has one currency", unit.currency.lower() or "usd")
 
 
 def _product(model: _Model, index: int, problems: Problems) -> dict[str, Any]:

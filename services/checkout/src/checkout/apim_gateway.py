@@ -1,10 +1,11 @@
 """API Management, for the catalogue: the logger, products with their groups, APIs and policies."""
 
 import hashlib
+from collections.abc import AsyncIterable
 from dataclasses import dataclass
 from typing import Any
 
-from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
+from azure.core.exceptions import AzureError, HttpResponseError, ResourceNotFoundError
 from azure.mgmt.apimanagement import models
 from azure.mgmt.apimanagement.aio import ApiManagementClient
 
@@ -65,11 +66,8 @@ class ApimGateway:
         found = await self._read(self._client.product.get(*self._place, product_id))
         if found is None:
             return None
-        try:
-            groups: list[str | None] = [group.name async for group in self._client.product_group.list_by_product(*self._place, product_id)]
-            apis: list[str | None] = [api.name async for api in self._client.product_api.list_by_product(*self._place, product_id)]
-        except HttpResponseError as error:
-            raise _translated(error) from error
+        groups = await self._names(self._client.product_group.list_by_product(*self._place, product_id))
+        apis = await self._names(self._client.product_api.list_by_product(*self._place, product_id))
         policy = await self._read(self._client.product_policy.get(*self._place, product_id, "policy", format="xml"))
         return SeenApimProduct(
             found.display_name or "",
@@ -77,20 +75,25 @@ class ApimGateway:
             found.state == "published",
             found.subscription_required is not False,  # ARM leaves out what is the default
             found.approval_required is True,
-            frozenset(name for name in groups if name),
-            frozenset(name for name in apis if name),
+            groups,
+            apis,
             policy.value if policy else None,
         )
 
-    async def read_operations(self, api_id: str) -> frozenset[str] | None:
-        """Return the ids of an API's operations; None: there is no such API."""
+    async def read_apis(self) -> frozenset[str]:
+        """Return the ids of all APIs; of one with revisions, the current one's."""
+        return await self._names(self._client.api.list_by_service(*self._place))
+
+    async def read_operations(self, api_id: str) -> frozenset[str]:
+        """Return the ids of an API's operations."""
+        return await self._names(self._client.api_operation.list_by_api(*self._place, api_id))
+
+    async def _names(self, listing: AsyncIterable[Any]) -> frozenset[str]:
         try:
-            found: list[str | None] = [operation.name async for operation in self._client.api_operation.list_by_api(*self._place, api_id)]
-        except ResourceNotFoundError:
-            return None
-        except HttpResponseError as error:
+            found: list[str | None] = [entry.name async for entry in listing]
+        except AzureError as error:
             raise _translated(error) from error
-        return frozenset(name for name in found if name)
+        return frozenset(name for name in found if name and ";rev=" not in name)
 
     async def put_product(self, product: Product) -> None:
         contract = models.ProductContract(

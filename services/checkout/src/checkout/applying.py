@@ -12,7 +12,6 @@ from billing_common.outbox import announce
 from checkout import store_catalogue, store_drift
 from checkout.apim_gateway import ApimGateway, SeenApimProduct
 from checkout.carrying import Outside, Run, carry_out, meters_of
-from checkout.gates import refuse_unknown_operations
 from checkout.plan import Plan, known_of, make_plan, names_of_ids, stripe_ids
 from checkout.plan_apim import ApimWorld
 from checkout.steps import Known
@@ -56,17 +55,12 @@ class Applied:
 
 
 async def look(pool: asyncpg.Pool, outside: Outside, catalogue: Catalogue | None) -> Looked:
-    """Read both systems and compare with a catalogue; with the applied version when none is given.
-
-    Raises `CatalogueError` for operations in a given one that API Management does not have.
-    """
+    """Read both systems and compare with a catalogue; with the applied version when none is given."""
     versions = await store_catalogue.latest_versions(pool, VERSIONS_KNOWN)
     if catalogue is None:
         if not versions:
             raise NothingAppliedError("no catalogue has been applied yet: `turnpike catalogue apply` applies the first")
         catalogue = versions[0].catalogue
-    else:
-        await refuse_unknown_operations(outside.apim, catalogue)
     known = known_of(versions)
     ids = [product.id for product in catalogue.products]
     ids += [product_id for product_id in await store_catalogue.product_ids(pool) if product_id not in ids]

@@ -10,7 +10,7 @@ from billing_common.catalogue import Catalogue
 from billing_common.catalogue_changes import read_over
 from billing_common.catalogue_diff import lines
 from billing_common.internal_auth import Caller, require_scope
-from checkout import applying, domain, drift, plan_view, store, store_catalogue
+from checkout import applying, domain, drift, gates, plan_view, store, store_catalogue
 from checkout.applying import Applied
 from checkout.domain import RefusedError
 from checkout.effects import effects
@@ -132,10 +132,13 @@ def _applied(applied: Applied) -> dict[str, Any]:
 
 
 async def _catalogue(request: Request) -> Catalogue:
-    """Read the body and refuse what cannot be sold, or not without taking something from those who are subscribed."""
+    """Read the body and refuse what cannot be sold, here or to those who are subscribed: everything at once, nothing touched."""
     text = await _text(request)
     async with request.app.state.pool.acquire() as connection:
-        return read_over(text, await store.count_live(connection))
+        live = await store.count_live(connection)
+    reading = read_over(text, live)
+    await gates.note_unknown(request.app.state.outside.apim, reading)
+    return reading.result()
 
 
 async def _text(request: Request) -> str:
