@@ -7,11 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
-from turnpike_cli import catalogue_view
+from turnpike_cli import catalogue_view, migration_commands
 from turnpike_cli.apply_progress import followed
 from turnpike_cli.catalogue_commands import Models, path_of, read_text
 from turnpike_cli.doors import Doors
 from turnpike_cli.errors import CommandError, DoorRefusedError
+from turnpike_cli.migration_commands import Migrate, When
 from turnpike_cli.output import print_json
 from turnpike_cli.stack import Stack
 from turnpike_cli.stack_commands import AsJson, DataFolder
@@ -28,6 +29,7 @@ def register(app: typer.Typer) -> None:
     app.command()(drift)
     app.command()(show)
     app.command()(history)
+    migration_commands.register(app)
 
 
 def plan(file: Models = None, data: DataFolder = None, as_json: AsJson = False) -> None:
@@ -51,34 +53,45 @@ def apply_catalogue(
         bool, typer.Option("--repair", help="Put back what was changed by hand since the last apply; needs no file.")
     ] = False,
     by: Annotated[str | None, typer.Option(help="Who applies it, for the history; your user name when absent.")] = None,
+    migrate: Migrate = None,
     data: DataFolder = None,
     as_json: AsJson = False,
 ) -> None:
     """Bring API Management and Stripe to what the file says; running again finishes what was interrupted."""
     if repair and file is not None:
         raise CommandError("--repair goes back to the applied version: it takes no --file. To apply a file, leave out --repair.")
-    answer = asyncio.run(_apply(Stack(data), file, agreed, repair=repair, by=by or user_name(), quiet=as_json))
+    if repair and migrate is not None:
+        raise CommandError("--repair changes no price: it takes no --migrate.")
+    answer = asyncio.run(_apply(Stack(data), file, agreed, repair=repair, by=by or user_name(), migrate=migrate, quiet=as_json))
     if as_json:
         print_json(answer)
     elif repair and not answer["new_version"]:
         typer.echo(f"everything is as catalogue version {answer['version']} says")
     else:
         typer.echo(f"catalogue version {answer['version']} is applied{'' if answer['new_version'] else ', as it was before'}")
+        if "migration" in answer:
+            _print(migration_commands.lines_of(answer["migration"], begun=True))
 
 
-async def _apply(stack: Stack, file: Path | None, agreed: str | None, *, repair: bool, by: str, quiet: bool) -> dict[str, Any]:
+async def _apply(
+    stack: Stack, file: Path | None, agreed: str | None, *, repair: bool, by: str, migrate: When | None, quiet: bool
+) -> dict[str, Any]:
+    """Show what will happen, then do it; subscribers move when the new prices are there."""
     async with Doors(stack) as doors:
         if agreed is None:
             shown = await _ask(doors, "GET", "/v1/catalogue/drift") if repair else await _ask_plan(doors, file)
             agreed = str(shown["plan"])
             if not quiet:
                 _print(catalogue_view.drift(shown) if repair else catalogue_view.plan(shown))
+        if migrate is not None and not quiet:
+            _print(migration_commands.lines_of(await migration_commands.planned(doors, migrate, read_text(file)), begun=False))
         path = "/v1/catalogue/repair" if repair else "/v1/catalogue/apply"
         body = None if repair else {"text": read_text(file)}
         try:
-            return await followed(doors, path, body=body, plan=agreed, by=by, quiet=quiet)
+            answer = await followed(doors, path, body=body, plan=agreed, by=by, quiet=quiet)
         except DoorRefusedError as error:
             raise _refused(error, file) from error
+        return answer if migrate is None else {**answer, "migration": await migration_commands.started(doors, migrate)}
 
 
 def drift(data: DataFolder = None, as_json: AsJson = False) -> None:

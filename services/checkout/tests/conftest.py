@@ -36,6 +36,7 @@ from checkout import (
     routes,
     routes_catalogue,
     routes_corrections,
+    routes_migrations,
     store_catalogue,
 )
 from checkout.apim_gateway import ApimGateway
@@ -251,6 +252,7 @@ def internal_app(pool: asyncpg.Pool, outside: Outside, **more: Any) -> FastAPI:
     app.include_router(routes.router)
     app.include_router(routes_catalogue.router)
     app.include_router(routes_corrections.router)
+    app.include_router(routes_migrations.router)
     install_errors(app)
     shared = {"pool": pool, "clock": BusinessClock(), "outside": outside, "usage_door": None, "token_keys": KEYS} | more
     for name, value in shared.items():

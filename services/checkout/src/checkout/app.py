@@ -21,6 +21,8 @@ from checkout import (
     routes,
     routes_catalogue,
     routes_corrections,
+    routes_migrations,
+    store_changes,
 )
 from checkout.apim_gateway import ApimGateway, ApimRefusedError, ApimUnavailableError
 from checkout.applying import NothingAppliedError, PlanMovedError
@@ -46,7 +48,7 @@ def create_service(settings: Settings) -> Service:
     """Return the service, ready to run."""
     routers = [handlers.router, handlers_changes.router, handlers_payment.router, handlers_corrections.router]
     service = Service("checkout", settings, migrations=MIGRATIONS, routers=routers, public=False)
-    for router in (routes.router, routes_catalogue.router, routes_corrections.router):
+    for router in (routes.router, routes_catalogue.router, routes_corrections.router, routes_migrations.router):
         service.internal.include_router(router)
     install_errors(service.internal)
 
@@ -66,8 +68,10 @@ def create_service(settings: Settings) -> Service:
         service.loop("intents", worker.run)
 
     async def settled() -> str | None:
-        count = await intents.waiting(service.pool)
-        return f"{count} calls to Stripe" if count else None
+        if count := await intents.waiting(service.pool):
+            return f"{count} calls to Stripe"
+        changes = await store_changes.under_way(service.pool)
+        return f"{changes} changes of plan" if changes else None
 
     service.on_start(connect)
     service.settled_when(settled)

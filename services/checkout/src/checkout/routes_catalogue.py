@@ -31,7 +31,7 @@ VersionNumber = Annotated[int | None, Query(ge=1, le=domain.VERSION_MAX)]
 async def plan(request: Request) -> dict[str, Any]:
     """Show what an apply would do, and what it means for those who are subscribed. The body is monetizationModels.json itself."""
     state = request.app.state
-    catalogue = await _catalogue(request)
+    catalogue = await read_catalogue(request)
     looked = await applying.look(state.pool, state.outside, catalogue)
     return {
         "current_version": looked.previous.version if looked.previous else None,
@@ -46,7 +46,7 @@ async def plan(request: Request) -> dict[str, Any]:
 async def apply(request: Request, caller: Writer, plan: Fingerprint = None, by: By = None) -> dict[str, Any]:
     """Bring APIM and Stripe to the catalogue and number it. Applying it again finishes what was interrupted, or changes nothing."""
     state = request.app.state
-    catalogue = await _catalogue(request)
+    catalogue = await read_catalogue(request)
     return _applied(await applying.apply(state.pool, state.outside, catalogue, by=by or caller.name, now=state.clock.now(), expected=plan))
 
 
@@ -131,7 +131,7 @@ def _applied(applied: Applied) -> dict[str, Any]:
     }
 
 
-async def _catalogue(request: Request) -> Catalogue:
+async def read_catalogue(request: Request) -> Catalogue:
     """Read the body and refuse what cannot be sold, here or to those who are subscribed: everything at once, nothing touched."""
     text = await _text(request)
     async with request.app.state.pool.acquire() as connection:

@@ -106,6 +106,11 @@ async def move(connection: Connection, change: Change, state: State, *, at: date
     )
 
 
+async def under_way(pool: asyncpg.Pool) -> int:
+    """Return how many changes wait for usage that is being closed; what waits for the end of a period is no unrest."""
+    return int(await pool.fetchval("select count(*) from plan_change where state in ('closing', 'made')"))
+
+
 async def recent(pool: asyncpg.Pool, *, asked_by: str, limit: int) -> list[dict[str, Any]]:
     """Return the newest changes, those that failed or are under way first."""
     rows = await pool.fetch(
@@ -118,14 +123,33 @@ async def recent(pool: asyncpg.Pool, *, asked_by: str, limit: int) -> list[dict[
     return [dict(row) for row in rows]
 
 
-async def behind(pool: asyncpg.Pool, version: int) -> list[str]:
-    """Return the paid subscriptions that were bought under an older catalogue, by account."""
-    rows = await pool.fetch(
-        "select subscription_id from subscription where state = 'live' and not free and catalogue_version < $1 and revision > 0"
-        " order by account_id, subscription_id",
-        version,
+@dataclass(frozen=True)
+class Subscriber:
+    """A running paid subscription, as a migration looks at it."""
+
+    subscription_id: str
+    account_id: str
+    product_id: str
+    catalogue_version: int
+    currency: str
+    started_at: datetime
+    status: str | None
+    plan_since: datetime | None
+    ends: bool
+    cancellation: str | None
+    has_open_change: bool
+
+
+async def subscribers(connection: Connection, subscription_id: str | None = None) -> list[Subscriber]:
+    """Return the running paid subscriptions, or the one that is named, by account."""
+    rows = await connection.fetch(
+        "select subscription_id, account_id, product_id, catalogue_version, currency, started_at, status, plan_since, ends, cancellation,"  # noqa: S608 - constants
+        f" exists(select from plan_change c where c.subscription_id = s.subscription_id and c.state in {OPEN}) as has_open_change"
+        " from subscription s where state = 'live' and not free and started_at is not null and stripe_subscription_id is not null"
+        " and ($1::text is null or subscription_id = $1) order by account_id, subscription_id",
+        subscription_id,
     )
-    return [row["subscription_id"] for row in rows]
+    return [Subscriber(**row) for row in rows]
 
 
 # --- plans and settled usage --------------------------------------------------------------------------------------------------
