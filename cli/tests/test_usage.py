@@ -205,3 +205,32 @@ def test_rejected_events_can_be_asked_for_by_time(doors: Asked) -> None:
     assert doors.asked[0][2] == {
         "subscription_id": "s-1", "from": "2027-01-05T00:00:00+00:00", "to": "2027-01-06T00:00:00+00:00", "limit": 100,
     }  # fmt: skip
+
+
+LATE = {
+    "subscription_id": "s-1",
+    "segment_start": "2027-01-01T00:00:00Z",
+    "segment_end": "2027-02-01T00:00:00Z",
+    "disposition": "keep",
+    "decided_by": None,
+    "billed": {"calls": {"quantity": 1200, "events": 7}},
+    "waived": {},
+    "held_events": 3,
+}
+
+
+def test_late_usage_is_listed_and_decided(doors: Asked) -> None:
+    doors.answers = {("usage_collector", "GET", "/v1/late"): [LATE], ("usage_collector", "POST", "/v1/late/decisions"): None}
+    listed = run("usage", "late").stdout
+    assert "kept" in listed
+    assert "1,200" in listed
+    decide = ["usage", "late", "--subscription", "s-1", "--segment", "2027-01-01", "--decide", "bill"]
+    assert "and --by" in str(run(*decide).exception)
+    run(*decide, "--by", "Ada")
+    body = {"subscription_id": "s-1", "segment_start": "2027-01-01T00:00:00+00:00", "disposition": "bill", "by": "Ada"}
+    assert ("usage_collector", "/v1/late/decisions", body) in doors.asked
+
+
+def test_no_late_usage_is_said_in_a_sentence(doors: Asked) -> None:
+    doors.answers = {("usage_collector", "GET", "/v1/late"): []}
+    assert "no usage came after its period was closed" in run("usage", "late").stdout

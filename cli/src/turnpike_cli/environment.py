@@ -158,7 +158,7 @@ def _stripe_reporter(wiring: Wiring) -> dict[str, str]:
 
 def _usage_collector(_wiring: Wiring) -> dict[str, str]:
     # One machine, one process each: totals go out sooner, and stragglers are not minutes away.
-    return {"PUBLISH_INTERVAL_SECONDS": "0.2", "STRAGGLER_GRACE_SECONDS": "0.3"}
+    return {"PUBLISH_INTERVAL_SECONDS": "0.2", "STRAGGLER_GRACE_SECONDS": "0.3", "LATE_INTERVAL_SECONDS": "0.3"}
 
 
 _SPECIAL = {

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from billing_common.money import display
-from turnpike_cli import correction_commands
+from turnpike_cli import correction_commands, late_commands
 from turnpike_cli.clock_commands import parse_moment
 from turnpike_cli.doors import Doors
 from turnpike_cli.output import print_json, print_table
@@ -25,6 +25,7 @@ usage_app = typer.Typer(help="Usage: what was counted, what was not, and how it 
 
 def register(app: typer.Typer) -> None:
     correction_commands.register(usage_app)
+    late_commands.register(usage_app)
     app.add_typer(usage_app, name="usage")
 
 

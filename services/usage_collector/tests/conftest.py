@@ -27,7 +27,7 @@ from usage_collector.observing import Observation
 TABLES = (
     "catalogue_version, subscription, subscription_key, subscription_fact, plan_cut, segment, usage_event, usage_event_meter, held_event, "
     "refused_event, duplicate_count, usage_window, sender, report_bucket, report_progress, threshold_reached, ingest_refusal, correction, "
-    "meter_state, unique_value, max_record, usage_rollup, changed_hour, inbox, outbox"
+    "meter_state, unique_value, max_record, late_segment, late_usage, usage_rollup, changed_hour, inbox, outbox"
 )
 JANUARY = datetime(2027, 1, 1, tzinfo=UTC)
 FEBRUARY = datetime(2027, 2, 1, tzinfo=UTC)
@@ -178,8 +178,8 @@ async def publish(pool: asyncpg.Pool, clock: FixedClock) -> AsyncIterator[Publis
         yield send
 
 
-async def settle(collector: Collector) -> None:
-    while await collector.settle_some():
+async def settle(collector: Collector, now: datetime | None = None) -> None:
+    while await collector.settle_some(now):
         pass
 
 

@@ -13,12 +13,12 @@ from fastapi import FastAPI
 from billing_common.events import UsageCollected
 from billing_common.internal_auth import issue_token
 from billing_common.testing import events_in_outbox
-from usage_collector import corrections, publishing, rolling, routes_days
+from usage_collector import corrections, late, publishing, rolling, routes_days
 from usage_collector.apim_gateway import CallCount
 from usage_collector.collecting import Collector
 from usage_collector.corrections import Adjustment
 
-from .conftest import START, FixedClock, Publish, call, catalogue_applied, collect, state
+from .conftest import FEBRUARY, START, FixedClock, Publish, call, catalogue_applied, collect, state
 
 KEYS = ("k" * 32,)
 DAY = START.replace(hour=0, minute=0)
@@ -88,6 +88,19 @@ async def test_a_day_has_its_outcomes_duplicates_corrections_and_windows(ask: Ca
     assert day["meters"] == [
         {"product_id": "payg", "meter_id": "calls", "counted": 9, "corrections": 7, "windows": 9, "unpublished": True},
     ]
+
+
+async def test_what_came_late_is_counted_and_stands_in_no_window(
+    ask: Callable[..., Any], pool: asyncpg.Pool, collector: Collector, clock: FixedClock
+) -> None:
+    clock.instant = FEBRUARY + timedelta(minutes=1)
+    segment = await pool.fetchval("select id from segment")
+    await publishing.close_segments(pool, collector.directory, [segment], now=clock.now())
+    await collect(collector, clock, [call("late", START)])
+    await late.settle_late(collector, now=clock.now())
+    (day,) = (await ask())["days"]
+    assert {(one["outcome"], one["reason"]): one["events"] for one in day["bins"]}["counted", "late_billed"] == 1
+    assert [(meter["counted"], meter["windows"]) for meter in day["meters"]] == [(9, 9)]
 
 
 async def test_the_gateway_is_compared_up_to_where_its_reports_are_complete(

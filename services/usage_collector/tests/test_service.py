@@ -76,6 +76,7 @@ def make_settings(dsn: str, bootstrap: str, **more: Any) -> Settings:
         internal_token_keys=SecretStr(KEY),
         straggler_grace_seconds=0.3,
         publish_interval_seconds=0.2,
+        late_interval_seconds=0.2,
         clock_offset_allowed=True,
         **more,
     )
@@ -155,7 +156,9 @@ async def test_calls_and_events_become_totals_and_a_closed_segment(running: Runn
     await running.call("too late", START + timedelta(hours=1))
 
     async def late() -> bool:
-        return bool(await running.service.pool.fetchval("select count(*) from usage_event where reason = 'late' and outcome = 'held'"))
+        return bool(
+            await running.service.pool.fetchval("select count(*) from usage_event where reason = 'late_billed' and outcome = 'counted'")
+        )
 
     await until(late)
 
@@ -172,8 +175,8 @@ async def test_calls_and_events_become_totals_and_a_closed_segment(running: Runn
     async with running.door("usage:read") as door:
         reconciled = (await door.get("/v1/reconciliation", params={"subscription_id": "sub-1", **span})).json()
         usage = (await door.get("/v1/usage/sub-1", params={**span, "by": "day"})).json()
-    assert reconciled["events"] == {"received": 31, "counted": 29, "filtered": 1, "rejected": 0, "held": 1, "duplicates": 10}
-    assert reconciled["meters"] == {"calls": {"counted": 29, "windows": 29}}
+    assert reconciled["events"] == {"received": 31, "counted": 30, "filtered": 1, "rejected": 0, "held": 0, "duplicates": 10}
+    assert reconciled["meters"] == {"calls": {"counted": 30, "windows": 29, "late_billed": 1, "late_waived": 0}}
     assert reconciled["balanced"] is True
     assert usage["totals"] == {"calls": 29}
     assert usage["freshness"]["staleness_seconds"] < 10

@@ -29,7 +29,10 @@ REASONS: Mapping[str, str] = {
     "quantity_too_large": "larger than what is taken",
     "subscription_ended": "after the subscription had ended",
     "deleted": "deleted by a correction",
-    "late": "came after its period was closed",
+    "late": "came after its period was closed: kept for a person",
+    "late_billed": "came after its period was closed: on a line of its own",
+    "late_waived": "came after its period was closed: not charged",
+    "too_old_to_bill": "older than Stripe takes: kept for a person",
     "below_zero": "a correction that would leave less than nothing",
     "no_property": "does not say what the meter counts",
     "missing_property": "lacks the property that the meter adds up",
@@ -158,13 +161,18 @@ def range_of(since: datetime, until: datetime, *by: str) -> dict[str, Any]:
 def _not_counted(rows: Iterable[Mapping[str, Any]]) -> list[NotCounted]:
     sums: dict[tuple[str, str], int] = {}
     for row in rows:
-        if row["outcome"] != "counted":
+        if not _is_in_total(row):
             key = row["outcome"], row["reason"]
             sums[key] = sums.get(key, 0) + row["distinct"]
     return [
         NotCounted(outcome=outcome, reason=reason, words=REASONS.get(reason, "waits until it can be judged"), events=events)
         for (outcome, reason), events in sorted(sums.items())
     ]
+
+
+def _is_in_total(row: Mapping[str, Any]) -> bool:
+    """What came late counts too, but stands on another line."""
+    return row["outcome"] == "counted" and row["reason"] != "late_billed"
 
 
 async def explain_day(known: Known, key: str, day: datetime, collector: Collector) -> Day:
@@ -200,7 +208,7 @@ def _hour(hour: Stretch, rows: Iterable[Mapping[str, Any]], group: Group, segmen
     endpoints = [
         Endpoint(**{name: row[name] for name in Endpoint.model_fields})
         for row in listed
-        if row["outcome"] == "counted" and row["meter_id"] == group.meter_id and of_segment(row, segments)
+        if _is_in_total(row) and row["meter_id"] == group.meter_id and of_segment(row, segments)
     ]
     found = sum(endpoint.quantity for endpoint in endpoints)
     difference = None

@@ -11,7 +11,7 @@ from billing_common import kafka
 from billing_common.events import USAGE_RECORDED_TOPIC
 from billing_common.messaging import PauseOrPark
 from billing_common.service import Service
-from usage_collector import handlers, public_contract, rolling, routes, routes_corrections, routes_days, routes_usage, streams
+from usage_collector import handlers, public_contract, rolling, routes, routes_corrections, routes_days, routes_late, routes_usage, streams
 from usage_collector.apim_gateway import CallCount, calls_by_day, successful_calls
 from usage_collector.background import Background
 from usage_collector.collecting import Collector
@@ -39,6 +39,7 @@ def create_service(settings: Settings) -> Service:
     service.internal.include_router(routes_usage.router)
     service.internal.include_router(routes_corrections.router)
     service.internal.include_router(routes_days.router)
+    service.internal.include_router(routes_late.router)
     assert service.public is not None
     service.public.router.routes.append(Route(public_contract.PATH, post_events, methods=["POST"]))
     service.public.openapi_schema = public_contract.document(SERVICE)
@@ -65,7 +66,7 @@ async def _start(service: Service, settings: Settings, calls_broker: KafkaBroker
     service.loop("roll_up", lambda: rolling.run(service.pool, service.clock, settings.usage_retention))
     reports = _reports(service, settings, collector)
     background = Background(service, settings, collector, positions, reports)
-    for name in ("publish", "settle", "close", "watch", "keep_partitions"):
+    for name in ("publish", "settle", "settle_late", "close", "watch", "watch_held", "keep_partitions"):
         service.loop(name, getattr(background, name))
     service.settled_when(background.waiting_for)
     service.next_due(background.next_due)

@@ -9,7 +9,7 @@ import structlog
 
 from billing_common.service import Service
 from billing_common.telemetry import LAG
-from usage_collector import metrics, publishing, subscription_store, window_store
+from usage_collector import late, late_store, metrics, publishing, subscription_store, window_store
 from usage_collector.collecting import Collector
 from usage_collector.positions import Positions
 from usage_collector.report_polling import ReportPolling
@@ -21,6 +21,17 @@ PUBLISH_PAUSES = 19  # how many times as long as a round took until the next one
 PUBLISH_PAUSE_MAX_SECONDS = 60.0
 READ_LIMIT_SECONDS = 30.0
 PARTITION_SECONDS = 600.0
+HELD_SECONDS = 120.0
+HELD_REASONS = (
+    "unknown_subscription",
+    "no_segment",
+    "before_start",
+    "unknown_catalogue",
+    "judged_again",
+    "below_zero",
+    "late",
+    "too_old_to_bill",
+)
 
 
 class Background:
@@ -45,9 +56,16 @@ class Background:
 
     async def settle(self) -> None:
         while True:
-            while done := await self._collector.settle_some():
+            while done := await self._collector.settle_some(self._service.clock.now()):
                 self._service.activity += done
             await asyncio.sleep(LOOK_SECONDS)
+
+    async def settle_late(self) -> None:
+        """Look at what came late, with a pause: usage that comes in pieces is one line on the invoice."""
+        while True:
+            while done := await late.settle_late(self._collector, now=self._service.clock.now()):
+                self._service.activity += done
+            await asyncio.sleep(self._settings.late_interval_seconds)
 
     async def close(self) -> None:
         while True:
@@ -84,6 +102,13 @@ class Background:
                     )
             await asyncio.sleep(1)
 
+    async def watch_held(self) -> None:
+        while True:
+            held = await late_store.held_by_reason(self._service.pool)
+            for reason in HELD_REASONS:
+                metrics.HELD.labels(reason).set(held.get(reason, 0))
+            await asyncio.sleep(HELD_SECONDS)
+
     async def keep_partitions(self) -> None:
         while True:
             await self._collector.keep_partitions(self._service.clock.now(), self._settings.usage_retention)
@@ -96,6 +121,8 @@ class Background:
             return f"{windows} windows to publish"
         if subscriptions := await subscription_store.count_unsettled(pool):
             return f"held events of {subscriptions} subscriptions"
+        if segments := await late_store.count_pending(pool):
+            return f"late usage of {segments} closed segments"
         due = await subscription_store.ended_segments(pool, now=now)
         later = (await self._reports.split(due, now=now))[2] if self._reports is not None else 0
         if len(due) > later:

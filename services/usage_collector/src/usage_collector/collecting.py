@@ -11,7 +11,7 @@ import structlog
 from billing_common.db import Connection
 from usage_collector import correction_store, event_store, held_store, metrics, rollup_store, store, subscription_store
 from usage_collector.directory import Directory
-from usage_collector.metering import judge
+from usage_collector.metering import billable_since, judge
 from usage_collector.observing import Observation
 
 log = structlog.get_logger(__name__)
@@ -68,11 +68,17 @@ class Collector:
     ) -> tuple[event_store.Tally, int]:
         """Write all of a batch or nothing; returns what was new of each kind and how many refused ones were new."""
         async with self.pool.acquire() as connection, connection.transaction():
-            tally = await self.add(connection, taken, repeated, alone=alone) if taken else {}
+            tally = await self.add(connection, taken, repeated, now=now, alone=alone) if taken else {}
             return tally, await store.refuse(connection, refused, now=now) if refused else 0
 
     async def add(
-        self, connection: Connection, taken: Sequence[Observation], repeated: Sequence[Observation] = (), *, alone: bool = False
+        self,
+        connection: Connection,
+        taken: Sequence[Observation],
+        repeated: Sequence[Observation] = (),
+        *,
+        now: datetime | None = None,
+        alone: bool = False,
     ) -> event_store.Tally:
         """Judge and store distinct observations in the caller's transaction, count the repeated; `alone`: while nobody else does."""
         await (store.lock_exclusive if alone else store.lock_shared)(connection)
@@ -80,7 +86,9 @@ class Collector:
         holders = await self.directory.find(connection, {one.sid for one in taken})
         rules = self.directory.rules
         await rollup_store.mark(connection, [one.at for one in taken])
-        return await event_store.add_events(connection, [(one, judge(one, holders.get(one.sid), rules)) for one in taken], repeated)
+        since = billable_since(now)
+        judged = [(one, judge(one, holders.get(one.sid), rules, since=since)) for one in taken]
+        return await event_store.add_events(connection, judged, repeated)
 
     async def collect_within(self, connection: Connection, seen: Sequence[Observation]) -> None:
         """Store distinct observations in the caller's transaction; `ensure_partitions` must have made their days."""
@@ -122,7 +130,7 @@ class Collector:
 
     # --- held events -------------------------------------------------------------------------------------------------------
 
-    async def settle_some(self) -> int:
+    async def settle_some(self, now: datetime | None = None) -> int:
         """Judge the held events of some changed subscriptions again; returns how many subscriptions were done."""
         async with self.pool.acquire() as connection, connection.transaction():
             await store.lock_shared(connection)
@@ -131,18 +139,18 @@ class Collector:
             if not picked:
                 return 0
             sids = await subscription_store.keys_of(connection, list(picked))
-            done = await self._settle_page_by_page(connection, sids)
+            done = await self._settle_page_by_page(connection, sids, now)
             await correction_store.hold_below_zero(connection, list(picked))
             await subscription_store.mark_settled(connection, list(picked))
         metrics.SETTLED.inc(done)
         log.info("held events judged again", subscriptions=len(picked), settled=done)
         return len(picked)
 
-    async def _settle_page_by_page(self, connection: Connection, sids: list[str]) -> int:
+    async def _settle_page_by_page(self, connection: Connection, sids: list[str], now: datetime | None) -> int:
         holders = await self.directory.find(connection, sids)
-        after, done = held_store.HeldPlace(), 0
+        after, done, since = held_store.HeldPlace(), 0, billable_since(now)
         while page := await held_store.held_page(connection, sids, after, SETTLE_PAGE):
-            judged = [(one, judge(one, holders.get(one.sid), self.directory.rules)) for one in page]
+            judged = [(one, judge(one, holders.get(one.sid), self.directory.rules, since=since)) for one in page]
             done += await held_store.settle(connection, judged)
             await rollup_store.mark(connection, [one.at for one in page])
             after = held_store.HeldPlace(page[-1].sid, page[-1].day, page[-1].id)

@@ -18,7 +18,7 @@ from usage_collector.observing import Observation
 
 log = structlog.get_logger(__name__)
 SOURCE = "turnpike/corrections"
-STRIPE_TAKES = timedelta(days=34)  # of 35, so that the report of the hour still arrives in time
+REPORT_IN = timedelta(days=34)  # of the 35 that Stripe takes, so that the report of the hour still arrives in time
 Amounts = dict[str, int]
 
 
@@ -103,7 +103,7 @@ async def adjust(collector: Collector, wanted: Adjustment, *, now: datetime, dry
         if not dry_run:
             if not place.closed:
                 await event_store.add_events(connection, [_as_event(wanted, place)])
-            await _write(connection, made, account.account_id)
+            await write(connection, made, account.account_id)
     _log(made)
     return made
 
@@ -128,7 +128,7 @@ async def delete(collector: Collector, wanted: Deletion, *, now: datetime, dry_r
         if not dry_run:
             if not place.closed:
                 await correction_store.take_out(connection, wanted.day, wanted.event_id, place.segment_id, correction)
-            await _write(connection, made, account.account_id)
+            await write(connection, made, account.account_id)
     _log(made)
     return made
 
@@ -183,7 +183,7 @@ async def _refuse_state(collector: Collector, connection: Connection, place: Pla
 
 async def _weigh(connection: Connection, correction: Correction, place: Place, *, reported: bool, now: datetime, dry_run: bool) -> Made:
     """Refuse what would leave less than nothing; say what the segment adds up to before and after."""
-    if not place.closed and reported and correction.hour < now - STRIPE_TAKES:
+    if not place.closed and reported and correction.hour < now - REPORT_IN:
         text = (
             "Stripe takes usage of the past 35 days only. What counts is the sum of the period: adjust at a later time of the same period"
         )
@@ -211,7 +211,8 @@ def _as_event(wanted: Adjustment, place: Place) -> tuple[Observation, Verdict]:
     return seen, Verdict("counted", None, place.segment_id, ((wanted.meter_id, wanted.quantity),))
 
 
-async def _write(connection: Connection, made: Made, account_id: str) -> None:
+async def write(connection: Connection, made: Made, account_id: str) -> None:
+    """Keep a correction and announce it."""
     correction, place = made.correction, made.place
     await rollup_store.mark(connection, [correction.at])
     await correction_store.add(connection, correction)

@@ -10,7 +10,7 @@ import structlog
 from pydantic import BaseModel, Field
 
 from billing_common.db import Connection
-from usage_collector import day_store, rollup_store
+from usage_collector import day_store, late, rollup_store
 from usage_collector.apim_gateway import CallCount
 from usage_collector.directory import Directory
 from usage_collector.rollup_store import NOWHERE, Dimension, hour_of
@@ -142,7 +142,7 @@ async def _add_events(connection: Connection, days: _Days, scope: _Scope) -> dat
             key = subscription_id, day, row["origin"], row["outcome"], row["reason"]
             bins[key] = bins.get(key, 0) + row["distinct"]
         plan = scope.plans.get((subscription_id, row["segment_start"] or NOWHERE))
-        if row["outcome"] == "counted" and plan is not None:
+        if row["outcome"] == "counted" and row["reason"] != late.BILLED and plan is not None:  # what came late stands in no window
             meter = days.meter(subscription_id, day, plan[0], row["meter_id"])
             meter.counted += row["quantity"]
             meter.corrections += row["quantity"] if row["origin"] == "correction" else 0

@@ -61,7 +61,9 @@ async def add_events(connection: Connection, judged: Sequence[Judged], repeated:
         await connection.copy_records_to_table("usage_event", records=event_rows(sorted(fresh, key=_id_of)), columns=COLUMNS)
     tally, windows = add_up(fresh)
     await _add_further_meters(connection, fresh)
-    await _hold(connection, [one for one, verdict in fresh if verdict.outcome == "held"])
+    if held := [pair for pair in fresh if pair[1].outcome == "held"]:
+        await _hold(connection, [one for one, _ in held])
+        await note_late(connection, held)
     await _add_to_windows(connection, windows)
     if marked := [pair for pair in fresh if pair[1].marks]:
         await mark_store.grow(connection, marked)
@@ -138,12 +140,21 @@ async def _add_further_meters(connection: Connection, fresh: Sequence[Judged]) -
 
 
 async def _hold(connection: Connection, held: Sequence[Observation]) -> None:
-    if held:
+    await connection.execute(
+        "insert into held_event (sid, day, id) select * from unnest($1::text[], $2::date[], $3::uuid[])",
+        [one.sid for one in held],
+        [one.day for one in held],
+        [one.id for one in held],
+    )
+
+
+async def note_late(connection: Connection, judged: Iterable[Judged]) -> None:
+    """Have the closed segments looked at for which events came late."""
+    if segments := {verdict.segment_id for _, verdict in judged if verdict.reason == "late"}:
         await connection.execute(
-            "insert into held_event (sid, day, id) select * from unnest($1::text[], $2::date[], $3::uuid[])",
-            [one.sid for one in held],
-            [one.day for one in held],
-            [one.id for one in held],
+            "insert into late_segment as l (segment_id) select * from unnest($1::bigint[]) order by 1 "
+            "on conflict (segment_id) do update set pending = true",
+            list(segments),
         )
 
 

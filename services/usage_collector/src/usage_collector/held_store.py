@@ -10,7 +10,7 @@ import msgspec
 
 from billing_common.db import Connection
 from billing_common.events import NIL
-from usage_collector import mark_store
+from usage_collector import event_store, mark_store
 from usage_collector.event_store import Judged, further_meters
 from usage_collector.observing import Observation
 
@@ -47,10 +47,11 @@ async def held_page(connection: Connection, sids: Sequence[str], after: HeldPlac
         after.id,
         limit,
     )
-    return [_observation(row) for row in rows]
+    return [observation(row) for row in rows]
 
 
-def _observation(row: asyncpg.Record) -> Observation:
+def observation(row: asyncpg.Record) -> Observation:
+    """Return a stored event as it was observed."""
     return Observation(
         id=row["id"],
         day=row["day"],
@@ -104,6 +105,7 @@ async def settle(connection: Connection, judged: Sequence[Judged]) -> int:
     marked = [(one, verdict) for one, verdict in judged if verdict.marks]
     if marked:
         await mark_store.lock(connection, marked)
+    await event_store.note_late(connection, judged)
     settled = {row["id"] for row in await connection.fetch(SETTLE, *columns, *further_meters(judged))}
     if marked:
         await mark_store.grow(connection, [(one, verdict) for one, verdict in marked if one.id in settled])

@@ -28,8 +28,11 @@ Growth = dict[tuple[State, Place], int]
 
 async def lock(connection: Connection, marked: Marked) -> None:
     """Let nobody else change the states these events belong to. Before the events are added: all batches lock in this order."""
-    states = sorted({_state(verdict, mark) for _, verdict in marked for mark in verdict.marks})
-    columns = _columns(((state.segment_id, state.meter_id, state.period_start) for state in states), 3)
+    await _lock(connection, {_state(verdict, mark) for _, verdict in marked for mark in verdict.marks})
+
+
+async def _lock(connection: Connection, states: Iterable[State]) -> None:
+    columns = _columns(((state.segment_id, state.meter_id, state.period_start) for state in sorted(states)), 3)
     await connection.execute(
         "insert into meter_state select * from unnest($1::bigint[], $2::text[], $3::timestamptz[]) order by 1, 2, 3 on conflict do nothing",
         *columns,
@@ -109,6 +112,52 @@ async def _see_heights(connection: Connection, state: State, stated: Sequence[St
         [(*key, one.place.at, one.place.id, one.value) for one in records.added],
     )
     return {(state, place): change for place, change in records.growth.items()}
+
+
+async def grow_late(
+    connection: Connection, segment_id: int, stated: Sequence[tuple[Observation, tuple[Mark, ...]]]
+) -> dict[tuple[UUID, str], int]:
+    """Return (event, meter) -> growth in a closed segment, whose windows stand: a value counts if it is new, a height if it is the highest.
+
+    In the order in which the events are given: nothing that was counted before moves to them.
+    """
+    states = {State(segment_id, mark.meter_id, mark.period_start) for _, marks in stated for mark in marks}
+    await _lock(connection, states)
+    growth: dict[tuple[UUID, str], int] = {}
+    for seen, marks in stated:
+        for mark in marks:
+            key = (segment_id, mark.meter_id, mark.period_start)
+            add = _add_value if isinstance(mark.value, UUID) else _add_height
+            growth[seen.id, mark.meter_id] = await add(connection, key, seen, mark.value)
+    return growth
+
+
+async def _add_value(connection: Connection, key: tuple[int, str, datetime], seen: Observation, value: Any) -> int:
+    tag = await connection.execute(
+        "insert into unique_value (segment_id, meter_id, period_start, value, at, id) values ($1, $2, $3, $4, $5, $6) "
+        "on conflict do nothing",
+        *key,
+        value,
+        seen.at,
+        seen.id,
+    )
+    return int(tag.split()[-1])
+
+
+async def _add_height(connection: Connection, key: tuple[int, str, datetime], seen: Observation, value: Any) -> int:
+    highest: int | None = await connection.fetchval(
+        "select max(value) from max_record where segment_id = $1 and meter_id = $2 and period_start = $3", *key
+    )
+    rise: int = max(0, value - (highest or 0))
+    if rise:
+        await connection.execute(
+            "insert into max_record (segment_id, meter_id, period_start, at, id, value) values ($1, $2, $3, $4, $5, $6)",
+            *key,
+            seen.at,
+            seen.id,
+            value,
+        )
+    return rise
 
 
 WRITE_GROWTH = """

@@ -1,7 +1,7 @@
 """What an event counts: the meters of its plan applied to one observation. Pure functions; the cache only saves time."""
 
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Literal
 from uuid import UUID
 
@@ -16,6 +16,8 @@ Outcome = Literal["counted", "filtered", "rejected", "held"]
 Amounts = tuple[tuple[str, int], ...]  # (meter id, what is added)
 
 COUNTED_MAX = 10**15  # of one event: the sum of a window must fit into 64 bits
+STRIPE_TAKES = timedelta(days=35)  # the age of usage
+REPORTED_IN = timedelta(hours=2)  # a window is reported by the begin of its hour, and not in the same second
 BLOCKED = frozenset({401, 403, 429})
 REMEMBERED_MAX = 10_000
 
@@ -70,7 +72,8 @@ class Rules:
         self.limits = limits_of(product)
         self.meters = {meter_id: meters[meter_id] for meter_id in product.meter_ids() if meter_id in meters}
         self.with_state = {meter_id: meter for meter_id, meter in self.meters.items() if meter.has_state}
-        self._by_month = product.is_free  # its segments have no end: a period is a calendar month
+        self.late_usage = product.policies.late_usage
+        self.is_free = product.is_free
         self._fixed = all(meter.property_name is None for meter in self.meters.values())
         self._remembered: dict[tuple[str, str | None, str | None, int | None, str | None], tuple[Outcome, str | None, Amounts]] = {}
 
@@ -93,7 +96,7 @@ class Rules:
         if seen.origin == "correction":
             return ()
         period_start = segment_start
-        if self._by_month:
+        if self.is_free:  # its segments have no end: a period is a calendar month
             period_start = max(segment_start, seen.at.replace(day=1, hour=0, minute=0, second=0, microsecond=0))
         marks = []
         for meter_id, _ in amounts:
@@ -119,6 +122,11 @@ class Rules:
         return ("counted", None, amounts) if amounts else ("filtered", _why_not(seen), ())
 
 
+def billable_since(now: datetime | None) -> datetime | None:
+    """Return from which time on usage of an open segment can be reported to Stripe."""
+    return now - STRIPE_TAKES + REPORTED_IN if now is not None else None
+
+
 def _why_not(seen: Observation) -> str:
     if seen.status is None:
         return "no_status"
@@ -127,8 +135,8 @@ def _why_not(seen: Observation) -> str:
     return "failed" if seen.status >= 400 else "meter_filter"
 
 
-def judge(seen: Observation, holder: Holder | None, rules: dict[tuple[str, int], Rules]) -> Verdict:
-    """Return what becomes of an event, given all that is known now."""
+def judge(seen: Observation, holder: Holder | None, rules: dict[tuple[str, int], Rules], *, since: datetime | None = None) -> Verdict:
+    """Return what becomes of an event, given all that is known now; what is older than `since` can no longer be billed."""
     if holder is None:
         return Verdict("held", "unknown_subscription") if seen.sid else Verdict("filtered", "no_subscription")
     at = seen.at
@@ -145,6 +153,12 @@ def judge(seen: Observation, holder: Holder | None, rules: dict[tuple[str, int],
     known = rules.get(stretch.plan)
     if known is None:
         return Verdict("held", "unknown_catalogue")
-    outcome, reason, amounts = known.judge(seen)
-    marks = known.marks(seen, stretch.started_at, amounts) if known.with_state and amounts else ()
+    return _judge_by(known, seen, stretch, since)
+
+
+def _judge_by(rules: Rules, seen: Observation, stretch: Stretch, since: datetime | None) -> Verdict:
+    outcome, reason, amounts = rules.judge(seen)
+    if outcome == "counted" and since is not None and seen.at < since and not rules.is_free:
+        return Verdict("held", "too_old_to_bill")
+    marks = rules.marks(seen, stretch.started_at, amounts) if rules.with_state and amounts else ()
     return Verdict(outcome, reason, stretch.id, amounts, marks)

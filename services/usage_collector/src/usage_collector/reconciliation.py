@@ -1,11 +1,11 @@
-"""Received = counted + filtered + rejected + held, and what was counted = what stands in the windows."""
+"""Received = counted + filtered + rejected + held, and what was counted = what stands in the windows and what was billed late."""
 
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
 from billing_common.db import Connection
-from usage_collector import window_store
+from usage_collector import late_store, window_store
 
 OUTCOMES = ("counted", "filtered", "rejected", "held")
 
@@ -16,6 +16,7 @@ async def reconcile(connection: Connection, subscription_id: str, sids: Sequence
         bins = await window_store.event_bins(connection, sids, since, until)
         counted = await window_store.counted_quantities(connection, sids, since, until)
         windows = await window_store.window_quantities(connection, subscription_id, since, until)
+        late = await late_store.quantities(connection, subscription_id, since, until)
         duplicates = await window_store.duplicates(connection, sids, since, until)
     events: dict[str, Any] = dict.fromkeys(OUTCOMES, 0)
     reasons: dict[str, dict[str, int]] = {outcome: {} for outcome in OUTCOMES[1:]}
@@ -27,7 +28,13 @@ async def reconcile(connection: Connection, subscription_id: str, sids: Sequence
             by_reason = reasons[row["outcome"]]
             by_reason[row["reason"]] = by_reason.get(row["reason"], 0) + row["events"]
     meters = {
-        meter_id: {"counted": counted.get(meter_id, 0), "windows": windows.get(meter_id, 0)} for meter_id in sorted({*counted, *windows})
+        meter_id: {
+            "counted": counted.get(meter_id, 0),
+            "windows": windows.get(meter_id, 0),
+            "late_billed": late["billed"].get(meter_id, 0),
+            "late_waived": late["waived"].get(meter_id, 0),
+        }
+        for meter_id in sorted({*counted, *windows, *late["billed"], *late["waived"]})
     }
     return {
         "subscription_id": subscription_id,
@@ -37,5 +44,5 @@ async def reconcile(connection: Connection, subscription_id: str, sids: Sequence
         "reasons": reasons,
         "sources": sources,
         "meters": meters,
-        "balanced": all(meter["counted"] == meter["windows"] for meter in meters.values()),
+        "balanced": all(meter["counted"] == meter["windows"] + meter["late_billed"] for meter in meters.values()),
     }

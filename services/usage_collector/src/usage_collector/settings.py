@@ -40,6 +40,10 @@ class Settings(ServiceSettings, ApimSettings):
     )
     straggler_grace_seconds: float = Field(default=2.0, ge=0, le=3600, description="wall time between a segment's end and its closing")
 
+    late_interval_seconds: float = Field(
+        default=300.0, gt=0, le=86400, description="wall time between two looks at usage that came late: what comes between is one line"
+    )
+
     ingest_body_max_bytes: int = Field(default=1 << 20, ge=1024, le=1 << 22, description="also after gunzip")
     ingest_events_max: int = Field(default=1000, ge=1, le=10000, description="events in one request")
     ingest_requests_max: int = Field(default=256, ge=1, description="requests in flight; beyond: 503 with Retry-After")

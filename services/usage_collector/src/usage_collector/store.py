@@ -13,7 +13,13 @@ Reader = Connection | asyncpg.Pool  # for a single query that needs no transacti
 ORDER_LOCK = "usage_collector.order"  # shared: adding events; exclusive: moving or closing segments
 PARTITION_LOCK = "usage_collector.partitions"
 DAY = timedelta(days=1)
-FORGOTTEN = {"refused_event": "received_at", "report_bucket": "bucket", "threshold_reached": "period_start", "ingest_refusal": "last_at"}
+FORGOTTEN = {
+    "refused_event": "received_at",
+    "report_bucket": "bucket",
+    "threshold_reached": "period_start",
+    "ingest_refusal": "last_at",
+    "late_usage": "hour",
+}
 
 
 async def lock_shared(connection: Connection) -> None:
@@ -55,6 +61,7 @@ async def forget_before(connection: Connection, day: date) -> int:
         await connection.execute(f"delete from {table} where day < $1", day)  # noqa: S608 - a constant
     for table, column in FORGOTTEN.items():
         await connection.execute(f"delete from {table} where {column} < $1::date", day)  # noqa: S608 - constants
+    await connection.execute("delete from late_segment l using segment s where s.id = l.segment_id and s.closed_at < $1::date", day)
     await mark_store.forget_before(connection, day)
     return len(old)
 

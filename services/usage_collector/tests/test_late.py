@@ -1,0 +1,294 @@
+"""Usage that comes after its segment was closed: billed, waived or kept, each event in one outcome, and the sums agree."""
+
+import random
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+
+import asyncpg
+import httpx
+import pytest
+from fastapi import FastAPI
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from billing_common.events import UsageCorrected
+from billing_common.internal_auth import issue_token
+from billing_common.testing import events_in_outbox
+from usage_collector import late, late_store, publishing, routes_late
+from usage_collector.collecting import Collector
+from usage_collector.reconciliation import reconcile
+
+from .conftest import (
+    FEBRUARY,
+    START,
+    TABLES,
+    FixedClock,
+    Publish,
+    call,
+    catalogue_applied,
+    collect,
+    make_collector,
+    outcomes,
+    settle,
+    state,
+)
+
+HOUR = START.replace(minute=0)
+KEYS = ("k" * 32,)
+METERS = {
+    "calls": {"name": "API calls", "weights": [{"method": "POST", "weight": 5}]},
+    "routes": {"name": "Routes", "property": "template", "aggregation": "unique"},
+    "peak": {"name": "Peak", "property": "responseBytes", "aggregation": "max"},
+}
+
+
+def catalogue(policy: str = "next_invoice") -> dict[str, Any]:
+    def plan(product_id: str, *meters: str) -> dict[str, Any]:
+        price = {"usage": [{"meter": meter, "amount": "1"} for meter in meters]}
+        return {"id": product_id, "name": "P", "model": "Hybrid", "price": price, "policies": {"late_usage": policy}}
+
+    return {"version": 1, "meters": METERS, "products": [plan("payg", "calls"), plan("wide", "calls", "routes", "peak")]}
+
+
+async def close(pool: asyncpg.Pool, collector: Collector, clock: FixedClock) -> None:
+    clock.instant = max(clock.instant, FEBRUARY + timedelta(minutes=1))
+    segments = [row["id"] for row in await pool.fetch("select id from segment where ended_at <= $1", clock.now())]
+    await publishing.close_segments(pool, collector.directory, segments, now=clock.now())
+
+
+async def settle_late(collector: Collector, clock: FixedClock) -> None:
+    while await late.settle_late(collector, now=clock.now()):
+        pass
+
+
+async def told(pool: asyncpg.Pool) -> list[UsageCorrected]:
+    async with pool.acquire() as connection:
+        return await events_in_outbox(connection, UsageCorrected)
+
+
+async def reconciled(pool: asyncpg.Pool) -> dict[str, Any]:
+    async with pool.acquire() as connection:
+        return await reconcile(connection, "sub-1", ["sub-1"], HOUR, FEBRUARY)
+
+
+class Closed:
+    """One subscription whose January is closed with two calls, and its plan's policy."""
+
+    def __init__(self, pool: asyncpg.Pool, publish: Publish, clock: FixedClock) -> None:
+        self.pool, self.publish, self.clock = pool, publish, clock
+        self.collector = make_collector(pool)
+
+    async def begin(self, policy: str, **fields: Any) -> Collector:
+        await self.publish(catalogue_applied(catalogue(policy)))
+        await self.publish(state(**fields))
+        await collect(self.collector, self.clock, [call("a", START), call("b", START + timedelta(hours=1))])
+        await close(self.pool, self.collector, self.clock)
+        return self.collector
+
+
+@pytest.fixture
+def closed(pool: asyncpg.Pool, publish: Publish, clock: FixedClock) -> Closed:
+    return Closed(pool, publish, clock)
+
+
+LATE = [call("late", START, method="POST"), call("failed", START, status=500), call("later", START + timedelta(hours=2))]
+
+
+async def test_next_invoice_moves_the_invoice_once_by_what_would_have_counted(
+    pool: asyncpg.Pool, closed: Closed, clock: FixedClock
+) -> None:
+    collector = await closed.begin("next_invoice")
+    for _ in range(2):
+        await collect(collector, clock, LATE)
+        await settle_late(collector, clock)
+    assert await outcomes(pool) == {
+        "a": "counted",
+        "b": "counted",
+        "late": "counted: late_billed",
+        "later": "counted: late_billed",
+        "failed": "filtered: failed",
+    }
+    (event,) = await told(pool)
+    assert (event.kind, event.after_close, event.amounts) == ("late", True, {"calls": 6})
+    assert (event.totals_before, event.totals_after) == ({"calls": 2}, {"calls": 8})
+    assert (event.product_id, event.segment_start, event.segment_end) == ("payg", START, FEBRUARY)
+    figures = await reconciled(pool)
+    assert figures["events"] == {"received": 5, "counted": 4, "filtered": 1, "rejected": 0, "held": 0, "duplicates": 3}
+    assert figures["meters"] == {"calls": {"counted": 8, "windows": 2, "late_billed": 6, "late_waived": 0}}
+    assert figures["balanced"]
+
+
+async def test_what_comes_later_still_starts_from_the_totals_before_it(pool: asyncpg.Pool, closed: Closed, clock: FixedClock) -> None:
+    collector = await closed.begin("next_invoice")
+    for name in ("x", "y"):
+        await collect(collector, clock, [call(name, START)])
+        await settle_late(collector, clock)
+    assert [(event.totals_before, event.totals_after) for event in await told(pool)] == [
+        ({"calls": 2}, {"calls": 3}),
+        ({"calls": 3}, {"calls": 4}),
+    ]
+
+
+async def test_waived_usage_is_counted_apart_and_charged_to_nobody(pool: asyncpg.Pool, closed: Closed, clock: FixedClock) -> None:
+    collector = await closed.begin("waive")
+    await collect(collector, clock, LATE)
+    await settle_late(collector, clock)
+    assert await told(pool) == []
+    assert (await outcomes(pool))["late"] == "filtered: late_waived"
+    figures = await reconciled(pool)
+    assert figures["meters"] == {"calls": {"counted": 2, "windows": 2, "late_billed": 0, "late_waived": 6}}
+    assert (figures["balanced"], figures["reasons"]["filtered"]) == (True, {"late_waived": 2, "failed": 1})
+
+
+async def test_kept_usage_waits_for_a_person(pool: asyncpg.Pool, closed: Closed, clock: FixedClock) -> None:
+    collector = await closed.begin("hold")
+    await collect(collector, clock, LATE)
+    await settle_late(collector, clock)
+    assert await told(pool) == []
+    assert (await outcomes(pool))["late"] == "held: late"
+    assert (await reconciled(pool))["reasons"]["held"] == {"late": 3}
+    assert await late_store.count_pending(pool) == 0
+    assert await late_store.held_by_reason(pool) == {"late": 3}
+
+
+async def test_a_free_plan_has_no_invoice_to_move(pool: asyncpg.Pool, closed: Closed, clock: FixedClock) -> None:
+    collector = await closed.begin("next_invoice", stripe_subscription_id=None, stripe_customer_id=None)
+    await collect(collector, clock, LATE)
+    await settle_late(collector, clock)
+    assert (await outcomes(pool))["late"] == "filtered: late_waived"
+    assert await told(pool) == []
+
+
+async def test_what_is_older_than_stripe_takes_is_parked_with_a_reason(pool: asyncpg.Pool, closed: Closed, clock: FixedClock) -> None:
+    collector = await closed.begin("next_invoice")
+    clock.instant = START + timedelta(days=36)
+    await collect(collector, clock, [call("too old", START), call("just in time", START + timedelta(days=2))])
+    await settle_late(collector, clock)
+    assert (await outcomes(pool))["too old"] == "held: too_old_to_bill"
+    assert (await outcomes(pool))["just in time"] == "counted: late_billed"
+    assert await late_store.held_by_reason(pool) == {"too_old_to_bill": 1}
+
+
+async def test_old_usage_of_an_open_year_is_parked_before_stripe_refuses_it(
+    pool: asyncpg.Pool, publish: Publish, collector: Collector, clock: FixedClock
+) -> None:
+    await publish(catalogue_applied(catalogue()))
+    await publish(state(current_period_end=START + timedelta(days=365)))
+    await publish(state(sub="sub-2", revision=1))
+    clock.instant = START + timedelta(days=36)
+    unknown = call("unknown yet", START + timedelta(hours=1), sub="sub-3")
+    await collect(collector, clock, [call("too old", START), call("recent", clock.now() - timedelta(days=34)), unknown])
+    await publish(state(sub="sub-3", current_period_end=START + timedelta(days=365)))
+    await settle(collector, clock.now())
+    assert await outcomes(pool) == {"too old": "held: too_old_to_bill", "recent": "counted", "unknown yet": "held: too_old_to_bill"}
+
+
+async def test_late_values_and_heights_count_only_what_is_new_and_move_nothing(
+    pool: asyncpg.Pool, closed: Closed, clock: FixedClock
+) -> None:
+    collector = closed.collector
+    await closed.publish(catalogue_applied(catalogue()))
+    await closed.publish(state(product_id="wide"))
+    at = START + timedelta(hours=1)
+    await collect(collector, clock, [call("a", at, template="/a", properties={"responseBytes": 50})])
+    await close(pool, collector, clock)
+    windows = await pool.fetch("select * from usage_window order by meter_id, hour")
+    heights = [("b", "/a", 40), ("c", "/b", 70), ("d", "/b", 65)]
+    late_ones = [call(name, START, template=template, properties={"responseBytes": size}) for name, template, size in heights]
+    for one in late_ones:
+        await collect(collector, clock, [one])
+        await settle_late(collector, clock)
+    assert [event.amounts for event in await told(pool)] == [{"calls": 1}, {"calls": 1, "routes": 1, "peak": 20}, {"calls": 1}]
+    assert (await told(pool))[-1].totals_after == {"calls": 4, "routes": 2, "peak": 70}
+    assert await pool.fetch("select * from usage_window order by meter_id, hour") == windows
+    assert (await reconciled(pool))["balanced"]
+
+
+async def test_a_crash_between_two_pages_bills_nothing_twice(
+    pool: asyncpg.Pool, closed: Closed, clock: FixedClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collector = await closed.begin("next_invoice")
+    monkeypatch.setattr(late, "PAGE", 2)
+    await collect(collector, clock, [call(f"x{n}", START + timedelta(minutes=n)) for n in range(5)])
+    assert await late.settle_late(collector, now=clock.now()) == 2
+    again = make_collector(pool)
+    await settle_late(again, clock)
+    assert sum(event.amounts["calls"] for event in await told(pool)) == 5
+    assert (await told(pool))[-1].totals_after == {"calls": 7}
+
+
+EVENTS = st.lists(st.tuples(st.integers(0, 200), st.sampled_from(["/a", "/b", "/c"]), st.integers(1, 9)), min_size=1, max_size=10)
+
+
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(drawn=EVENTS, seed=st.integers(0, 2**32))
+async def test_whatever_comes_in_time_and_late_adds_up_to_all_of_it(
+    pool: asyncpg.Pool, publish: Publish, clock: FixedClock, drawn: list[tuple[int, str, int]], seed: int
+) -> None:
+    for table in TABLES.replace("catalogue_version, ", "").split(", "):
+        await pool.execute(f"delete from {table} where true")
+    clock.instant = START + timedelta(hours=5)
+    await publish(catalogue_applied(catalogue()))
+    await publish(state(product_id="wide"))
+    order, collector = random.Random(seed), make_collector(pool)
+    events = [
+        call(f"e{n}", START + timedelta(minutes=minute), template=template, properties={"responseBytes": size})
+        for n, (minute, template, size) in enumerate(drawn)
+    ]
+    order.shuffle(events)
+    in_time = order.randint(0, len(events))
+    await collect(collector, clock, events[:in_time])
+    await close(pool, collector, clock)
+    for one in events[in_time:]:
+        await collect(collector, clock, [one, order.choice(events)])
+        if order.random() < 0.5:
+            await settle_late(collector, clock)
+    await settle_late(collector, clock)
+    everything = {"calls": len(events), "routes": len({t for _, t, _ in drawn}), "peak": max(size for *_, size in drawn)}
+    corrections = await told(pool)
+    rows = await pool.fetch("select meter_id, sum(quantity)::bigint as total from usage_window group by 1")
+    totals = corrections[-1].totals_after if corrections else {row["meter_id"]: row["total"] for row in rows}
+    assert {meter: number for meter, number in totals.items() if number} == everything
+    figures = await reconciled(pool)
+    assert figures["balanced"]
+    assert figures["events"]["received"] == figures["events"]["counted"] == len(events)
+
+
+# --- the door ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def door(pool: asyncpg.Pool) -> AsyncIterator[httpx.AsyncClient]:
+    app = FastAPI()
+    app.include_router(routes_late.router)
+    app.state.pool, app.state.token_keys = pool, KEYS
+    token = issue_token(KEYS, caller="test", scopes=["usage:write", "usage:read"])
+    headers = {"authorization": f"Bearer {token}"}
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://collector", headers=headers) as client:
+        yield client
+
+
+async def test_a_person_sees_what_is_kept_and_decides(
+    pool: asyncpg.Pool, closed: Closed, clock: FixedClock, door: httpx.AsyncClient
+) -> None:
+    collector = await closed.begin("hold")
+    await collect(collector, clock, LATE)
+    await settle_late(collector, clock)
+    (shown,) = (await door.get("/v1/late", params={"subscription_id": "sub-1"})).json()
+    assert (shown["disposition"], shown["held_events"], shown["billed"], shown["waived"]) == ("keep", 3, {}, {})
+    wanted = {"subscription_id": "sub-1", "segment_start": shown["segment_start"], "disposition": "bill", "by": "ada"}
+    assert (await door.post("/v1/late/decisions", json=wanted)).status_code == 202
+    await settle_late(collector, clock)
+    (shown,) = (await door.get("/v1/late")).json()
+    assert (shown["disposition"], shown["decided_by"], shown["held_events"]) == ("bill", "ada", 0)
+    assert shown["billed"] == {"calls": {"quantity": 6, "events": 2}}
+    assert [event.amounts for event in await told(pool)] == [{"calls": 6}]
+    assert (await door.post("/v1/late/decisions", json=wanted | {"subscription_id": "sub-2"})).status_code == 404
+    assert (await door.post("/v1/late/decisions", json=wanted | {"disposition": "keep"})).status_code == 422
+
+
+async def test_a_decision_needs_the_scope_to_write(door: httpx.AsyncClient) -> None:
+    token = issue_token(KEYS, caller="test", scopes=["usage:read"])
+    answer = await door.post("/v1/late/decisions", json={}, headers={"authorization": f"Bearer {token}"})
+    assert answer.status_code == 403
