@@ -172,7 +172,7 @@ def _not_counted(rows: Iterable[Mapping[str, Any]]) -> list[NotCounted]:
 
 def _is_in_total(row: Mapping[str, Any]) -> bool:
     """What came late counts too, but stands on another line."""
-    return row["outcome"] == "counted" and row["reason"] != "late_billed"
+    return bool(row["outcome"] == "counted" and row["reason"] != "late_billed")
 
 
 async def explain_day(known: Known, key: str, day: datetime, collector: Collector) -> Day:
