@@ -54,8 +54,9 @@ unit: setup ## run the tests alone; TESTS="path ..." chooses some
 
 test: setup check unit ## everything that must hold before a change goes in
 
-test-deep: setup ## compare the prices of 100,000 random catalogues and usages with a slow calculator
+test-deep: setup ## compare 100,000 random prices with a slow calculator, and the invoices of 2,000 random subscriptions with Stripe's
 	@$(BIN)/python -m bench.rating_deep
+	@$(BIN)/python -m bench.invoices_deep
 
 proof: setup ## 1,000,000 usage events under 20 kills and a failing Stripe end in exact invoices; ARGS="--seed 2" chooses
 	@PYTHONPATH=tests/integration $(BIN)/python -m bench.proof $(ARGS)

@@ -1,10 +1,11 @@
-"""mypy --strict over every workspace member and the integration tests, in one run: loading what they share is what takes long."""
+"""mypy --strict over every workspace member and the tests that share modules, in one run: loading what they share is what takes long."""
 
 import subprocess
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+SHARED = ("integration", "invoices")  # folders of tests whose modules are imported by their names
 
 
 def packages(members: list[str]) -> list[str]:
@@ -13,7 +14,7 @@ def packages(members: list[str]) -> list[str]:
 
 
 def main(members: list[str]) -> int:
-    modules = sorted(file.stem for file in (ROOT / "tests" / "integration").glob("*.py") if file.stem != "conftest")
+    modules = sorted(file.stem for folder in SHARED for file in (ROOT / "tests" / folder).glob("*.py") if file.stem != "conftest")
     command = [sys.executable, "-m", "mypy", "--config-file", "pyproject.toml"]
     command += [word for name in packages(members) for word in ("-p", name)] + [word for name in modules for word in ("-m", name)]
     return subprocess.run(command, cwd=ROOT, check=False).returncode

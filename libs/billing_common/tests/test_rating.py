@@ -218,3 +218,11 @@ def test_the_prorated_fee_is_the_nearest_cent_of_its_share(second: int) -> None:
     share = Fraction(1495) * (30 * 86_400 - second) / (30 * 86_400)
     expected = (2 * share.numerator + share.denominator) // (2 * share.denominator)
     assert total(CATALOGUE, 0, "basic", Facts(started_at=started)) == expected
+
+
+@settings(max_examples=60, deadline=None)
+@given(calls=st.integers(10**11, 10**17), thousandths=st.integers(1, 10**6), included=st.integers(0, 10**12))
+def test_more_than_a_hundred_thousand_million_calls_are_exact(calls: int, thousandths: int, included: int) -> None:
+    amount = f"{thousandths // 1000}.{thousandths % 1000:03}"  # for 100 calls, in dollars: a thousandth of it is a call in cents
+    expected = (2 * thousandths * max(calls - included, 0) + 1000) // 2000
+    assert total(one_price("Hybrid", usage(amount=amount, per=100, included=included)), calls) == expected

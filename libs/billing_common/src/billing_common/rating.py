@@ -107,6 +107,8 @@ def rate(catalogue: Catalogue, product: Product, *, period: Period, usage: Mappi
         return Rated(currency, (*lines, *_trial(product, price, period, facts)), facts.credit_minor)
     lines += _base(product, price, currency, period, facts)
     used = Period(facts.begin_of(period), facts.end_of(period))
+    if used.start == used.end:  # changed at the very start: nothing could be used, so nothing is charged but what is given back
+        return Rated(currency, tuple(lines), facts.credit_minor)
     for usage_price in price.usage:
         lines += _usage(catalogue, usage_price, currency, used, usage.get(usage_price.meter, 0))
     lines += _packages(catalogue, price, currency, used, usage)
@@ -129,7 +131,7 @@ def _check(product: Product, price: Price | None, currency: str, usage: Mapping[
 
 
 def _setup(product: Product, price: Price, currency: str, period: Period, facts: Facts) -> Iterable[Line]:
-    if price.setup and facts.setup_due and facts.started_at >= period.start:
+    if price.setup is not None and facts.setup_due and facts.started_at >= period.start:
         minor, begin = to_minor(price.setup, currency), facts.started_at.replace(microsecond=0)
         yield Line(f"{product.name}: setup", 1, minor, round_half_up(minor), "setup", Period(begin, begin))
 

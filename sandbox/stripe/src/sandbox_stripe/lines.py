@@ -71,7 +71,9 @@ def advance(world: World, price: Json, item: Json | None, period: tuple[int, int
 
 
 def usage(world: World, price: Json, item: Json, customer: str, period: tuple[int, int]) -> list[Json]:
-    """Return the lines of a metered price for what the meter has between two moments."""
+    """Return the lines of a metered price for what the meter has between two moments; none where no time lies between."""
+    if period[0] >= period[1]:
+        return []
     quantity = used(world, price, customer, period)
     return [spec(price, item, line, describe(world, price, line), period, usage=True) for line in rating.rate(price, quantity)]
 
