@@ -35,7 +35,9 @@ def sandbox() -> Iterator[str]:
     with tempfile.TemporaryDirectory() as folder:
         settings = {"HTTP_PORT": str(port), "DATA_PATH": str(Path(folder) / "stripe.sqlite3"), "LOG_LEVEL": "ERROR"}
         environment = os.environ | {f"SANDBOX_STRIPE_{name}": value for name, value in settings.items()}
-        with subprocess.Popen([sys.executable, "-m", "sandbox_stripe"], env=environment, stdout=subprocess.DEVNULL) as process:
+        with subprocess.Popen(
+            [sys.executable, "-m", "sandbox_stripe"], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ) as process:
             try:
                 _wait(f"{address}/health/ready", process)
                 yield address
@@ -94,7 +96,7 @@ def _difference(one: Story, seen: list[SeenInvoice], expected: list[ExpectedInvo
 
 def features(one: Story, invoices: list[ExpectedInvoice]) -> Iterator[str]:
     """Name everything special about a story, so that a reader sees what was really compared."""
-    plans = [one.catalogue.product(action.product_id) for action in one.actions if action.kind == "plan"]
+    plans = [one.catalogue.product(action.product_id) for _, action in one.plans()]
     yield from (f"model {product.model}" for product in (one.product, *plans))
     yield f"interval {one.product.interval}"
     yield f"anchor {one.product.billing_anchor}"
@@ -134,7 +136,7 @@ def _of_actions(one: Story) -> Iterator[str]:
         yield action.kind
         if action.at in edges:
             yield "change at a period's first second" if action.kind in {"plan", "quantity"} else "end at a period's first second"
-        if action.kind == "plan":
+        if action.product_id:
             to = one.catalogue.product(action.product_id)
             more = _fee(to, one) - _fee(product, one)
             yield "upgrade" if more > 0 else "downgrade" if more < 0 else "change between plans with the same fee"

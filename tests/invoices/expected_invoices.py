@@ -1,10 +1,10 @@
 """The invoices of a story as the rating function says: its lines of each period, put on the invoices where Stripe puts them."""
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from itertools import pairwise
 
-from random_stories import Action, Story
+from random_stories import Story
 
 from billing_common.catalogue import Product
 from billing_common.catalogue_tiers import has_slices
@@ -37,10 +37,11 @@ class ExpectedInvoice:
 
 @dataclass(frozen=True)
 class Stay:
-    """The time with one product."""
+    """The time with one product. `scheduled`: Stripe put the subscription on it at the end of a period."""
 
     product: Product
     facts: Facts
+    scheduled: bool
 
     @property
     def end(self) -> datetime | None:
@@ -80,12 +81,11 @@ class Ledger:
 
 def expected_invoices(story: Story) -> list[ExpectedInvoice]:
     """Walk through the story: the opening, changes and period ends in order of time, and the end."""
-    stays = list(_stays(story))
+    stays = list(stays_of(story))
     ledger = Ledger()
     ledger.draw(story.started_at, _opening(story, stays[0], story.periods[0]), [])
-    plans = {stay.end: (stay, following) for stay, following in pairwise(stays)}
     for number, period in enumerate(story.periods):
-        _changes(story, stays, plans, period, ledger)
+        _changes(story, stays, period, ledger)
         stay = next(one for one in reversed(stays) if one.facts.started_at < period.end)
         closing, added = _closing(story, stay, period)
         if stay.end is not None and stay.end < period.end:  # cancelled now: the additions wait already when the last invoice is drawn
@@ -93,17 +93,23 @@ def expected_invoices(story: Story) -> list[ExpectedInvoice]:
             ledger.draw(stay.end, closing, [])
             break
         is_over = story.has_end and number == len(story.periods) - 1
-        following = [] if is_over else _opening(story, stay, _next(story, number))
-        ledger.draw(period.end + DRAFT, [*following, *closing], added)
+        coming = next((one for one in stays if one.scheduled and one.facts.started_at == period.end), stay)
+        opening = [] if is_over else _opening(story, coming, _next(story, number))
+        if coming is not stay:
+            ledger.wait(period.end, [_of_period(line, _next(story, number)) for line in opening if line.component == "setup"])
+            opening = [line for line in opening if line.component != "setup"]
+        ledger.draw(period.end + DRAFT, [*opening, *closing], added)
     return ledger.invoices(story.currency, -story.credit_minor)
 
 
-def _stays(story: Story) -> list[Stay]:
-    cuts = [action for action in story.actions if action.kind in {"plan", "cancel_now"}]
-    stays: list[Stay] = []
-    product, started_at, quantity = story.product, story.started_at, story.quantity
-    for cut in [*cuts, None]:
-        ended_at = cut.at if cut else None
+def _of_period(line: ExpectedLine, period: Period) -> ExpectedLine:
+    """A one-off price that is added to a running subscription is for the items' period, as Stripe documents."""
+    return replace(line, start=period.start, end=period.end)
+
+
+def stays_of(story: Story) -> Iterator[Stay]:
+    product, started_at, quantity, scheduled, first = story.product, story.started_at, story.quantity, False, True
+    for ended_at, cut in [*story.plans(), *((action.at, action) for action in story.actions if action.kind == "cancel_now"), (None, None)]:
         changes = [
             QuantityChange(action.at, action.quantity)
             for action in story.actions
@@ -112,18 +118,18 @@ def _stays(story: Story) -> list[Stay]:
         facts = Facts(
             started_at=started_at,
             ended_at=ended_at,
-            end_reason="change" if cut and cut.kind == "plan" else "cancellation",
-            trial_end=story.trial_end if not stays else None,
+            end_reason="change" if cut and cut.kind != "cancel_now" else "cancellation",
+            trial_end=story.trial_end if first else None,
             quantity=quantity,
             currency=story.currency,
             quantity_changes=tuple(changes),
         )
-        stays.append(Stay(product, facts))
-        if cut is None or cut.kind == "cancel_now":
-            break
-        product, started_at = story.catalogue.product(cut.product_id), cut.at
-        quantity = changes[-1].quantity if changes else quantity
-    return stays
+        yield Stay(product, facts, scheduled)
+        if cut is None or ended_at is None or cut.kind == "cancel_now":
+            return
+        seats = changes[-1].quantity if changes else quantity
+        quantity = seats if product.price and product.price.base is not None else 1  # without a fee Stripe has no number to keep
+        product, started_at, first, scheduled = story.catalogue.product(cut.product_id), ended_at, False, cut.kind == "plan_at_period_end"
 
 
 def _next(story: Story, number: int) -> Period:
@@ -153,14 +159,13 @@ def _opening(story: Story, stay: Stay, period: Period) -> list[ExpectedLine]:
     return [_line(stay, line, {}) for line in (*setup, *base)]
 
 
-def _changes(story: Story, stays: list[Stay], plans: dict[datetime | None, tuple[Stay, Stay]], period: Period, ledger: Ledger) -> None:
+def _changes(story: Story, stays: list[Stay], period: Period, ledger: Ledger) -> None:
     """What changes within a period brought: other quantities, and other plans with the usage of the one before."""
     for action in story.actions:
-        if not period.start <= action.at < period.end:
-            continue
-        if action.kind == "plan":
-            _plan_change(story, *plans[action.at], action, period, ledger)
-        elif action.kind == "quantity":
+        if period.start <= action.at < period.end and action.kind == "plan":
+            place = next(place for place, one in enumerate(stays) if one.facts.started_at == action.at and not one.scheduled)
+            _plan_change(story, stays[place - 1], stays[place], period, ledger)
+        elif period.start <= action.at < period.end and action.kind == "quantity":
             stay = next(one for one in reversed(stays) if one.facts.started_at <= action.at)
             ledger.wait(action.at, [_line(stay, line, {}) for line in _changed(story, stay, period) if line.period.start == action.at])
 
@@ -171,11 +176,19 @@ def _changed(story: Story, stay: Stay, period: Period) -> list[Line]:
     return lines[1:] if opens else lines
 
 
-def _plan_change(story: Story, before: Stay, after: Stay, action: Action, period: Period, ledger: Ledger) -> None:
-    """First what Turnpike adds for the old plan, then the fees, then the old plan's usage, as the update names the items."""
+def _plan_change(story: Story, before: Stay, after: Stay, period: Period, ledger: Ledger) -> None:
+    """First the fees, paid at once; then what Turnpike adds for the old plan, and its usage, when that has settled."""
+    at = after.facts.started_at
+    given_back = [_line(before, line, {}) for line in _changed(story, before, period) if line.period.start == at]
+    opening = _opening(story, after, period)
+    whole = Period(max(period.start, story.started_at), period.end)
+    setup = [_of_period(line, whole) for line in opening if line.component == "setup"]
+    ledger.wait(at, [*setup, *given_back, *(line for line in opening if line.component != "setup")])
+    ledger.draw(at, [], [])
     closing, added = _closing(story, before, period)
-    given_back = [_line(before, line, {}) for line in _changed(story, before, period) if line.period.start == action.at]
-    ledger.wait(action.at, [*added, *given_back, *_opening(story, after, period), *closing])
+    ledger.wait(at, [*added, *closing])
+    if before.product.priced_meters():
+        ledger.draw(at, [], [])
 
 
 def additions(story: Story, since: datetime, until: datetime) -> list[Line]:
@@ -183,7 +196,7 @@ def additions(story: Story, since: datetime, until: datetime) -> list[Line]:
     if since == until:
         return []
     period = next(one for one in story.periods if one.start <= since < one.end)
-    stay = next(one for one in reversed(_stays(story)) if one.facts.started_at <= since)
+    stay = next(one for one in reversed(list(stays_of(story))) if one.facts.started_at <= since)
     return [line for line in _rated(story, stay, period).lines if line.component in ADDED_TO_DRAFT and line.amount_minor]
 
 

@@ -11,7 +11,7 @@ from typing import Literal
 from random_catalogues import Maker
 
 from billing_common.catalogue import Catalogue, Product
-from billing_common.plan_changes import ChangeRefusedError, Sold, refuse_change
+from billing_common.plan_changes import ChangeRefusedError, Sold, When, refuse_change
 from billing_common.rating import Period, period_at
 
 SECOND = timedelta(seconds=1)
@@ -24,7 +24,7 @@ class Action:
     """Something that happens to the subscription at an instant."""
 
     at: datetime
-    kind: Literal["quantity", "plan", "cancel_now", "cancel_at_period_end"]
+    kind: Literal["quantity", "plan", "plan_at_period_end", "cancel_now", "cancel_at_period_end"]
     quantity: int = 0
     product_id: str = ""
 
@@ -69,9 +69,19 @@ class Story:
     def trial_end(self) -> datetime | None:
         return self.started_at + timedelta(days=self.product.trial_days) if self.product.trial_days else None
 
+    def plans(self) -> list[tuple[datetime, Action]]:
+        """Return the changes of plan, each with the instant from which on the new one counts."""
+        found = []
+        for action in self.actions:
+            if action.kind == "plan":
+                found.append((action.at, action))
+            elif action.kind == "plan_at_period_end":
+                found.append((next(period.end for period in self.periods if action.at < period.end), action))
+        return found
+
     def stretches(self) -> Iterator[tuple[Product, datetime, datetime]]:
         """Yield the product of each stretch of time between the starts, changes of plan, period ends and the end."""
-        plans = [(action.at, self.catalogue.product(action.product_id)) for action in self.actions if action.kind == "plan"]
+        plans = [(at, self.catalogue.product(action.product_id)) for at, action in self.plans()]
         cuts = sorted({self.started_at, *(at for at, _ in plans), *(period.end for period in self.periods), self.ends_at})
         for begin, end in pairwise(cuts):
             if end <= self.ends_at:
@@ -133,17 +143,23 @@ def _periods(product: Product, started_at: datetime, count: int) -> Iterator[Per
 
 def _with_actions(random: Random, bare: Story) -> Story:
     moments = sorted({at for at in (_moment(random, bare) for _ in range(random.choice([0, 1, 1, 2, 3]))) if at > bare.started_at})
-    story, product = bare, bare.product
+    story, product, free_from = bare, bare.product, bare.started_at + SECOND
     for at in moments:
-        others = [other for other in bare.catalogue.products if _may_follow(bare, product, other)]
+        if at < free_from:
+            continue  # Stripe's schedule manages the subscription until its period ends
+        when: When = random.choice(["now", "period_end"])
+        others = [other for other in bare.catalogue.products if at >= (bare.trial_end or at) and _may_follow(bare, product, other, when)]
         seats = product.price is not None and product.price.base is not None
-        if others and at >= (bare.trial_end or at) and random.random() < 0.5:
+        if others and random.random() < 0.5:
             product = random.choice(others)
-            story = replace(story, actions=(*story.actions, Action(at, "plan", product_id=product.id)))
+            action = Action(at, "plan" if when == "now" else "plan_at_period_end", product_id=product.id)
+            story = replace(story, actions=(*story.actions, action))
+            free_from = max(story.plans()[-1][0], at + SECOND)
         elif seats:
             story = replace(story, actions=(*story.actions, Action(at, "quantity", quantity=random.randint(1, 9))))
+            free_from = at + SECOND
     end = random.choice(["none", "none", "now", "period_end"])
-    after = max([bare.started_at, *moments]) + SECOND
+    after = free_from
     last = bare.periods[-1].end - SECOND
     if end == "now" and after <= last:
         at = random.choice([after + (last - after) * random.random(), *(period.start for period in bare.periods)])
@@ -156,12 +172,12 @@ def _with_actions(random: Random, bare: Story) -> Story:
     return story
 
 
-def _may_follow(bare: Story, old: Product, new: Product) -> bool:
-    """Whether a change now is offered; one to a product with a setup fee is looked at elsewhere."""
-    if old.id == new.id or (new.price and new.price.setup is not None):
+def _may_follow(bare: Story, old: Product, new: Product, when: When) -> bool:
+    """Whether the change is offered."""
+    if old.id == new.id:
         return False
     try:
-        refuse_change(Sold(bare.catalogue, old), Sold(bare.catalogue, new), currency=bare.currency, when="now")
+        refuse_change(Sold(bare.catalogue, old), Sold(bare.catalogue, new), currency=bare.currency, when=when)
     except ChangeRefusedError:
         return False
     return True

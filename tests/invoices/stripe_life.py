@@ -16,12 +16,16 @@ from random_stories import Action, Story, Used
 from billing_common import stripe_client
 from billing_common.catalogue import Catalogue, Product
 from billing_common.catalogue_stripe import desired_products, meter_event_name
+from billing_common.plan_changes import When
 from billing_common.rating import period_at
 from billing_common.settings import StripeSettings
-from checkout import domain
+from checkout import adjusting, domain
+from checkout.change_domain import Change
 from checkout.store import Subscription
 from checkout.store_catalogue import Version
+from checkout.store_changes import Stay
 from checkout.stripe_catalogue import StripeCatalogue
+from checkout.stripe_changes import StripeChanges
 from checkout.stripe_gateway import StripeGateway
 
 CARD = {"number": "4242 4242 4242 4242", "expiry": "12 / 49", "cvc": "123", "name": "A Buyer", "email": "buyer@example.com"}
@@ -103,14 +107,14 @@ class _Life:
         self.v1 = stripe_.client.v1
         self.browser = stripe_.browser
         self.story = story
-        self.gateway = StripeGateway(stripe_.client)
+        self.gateway, self.changes = StripeGateway(stripe_.client), StripeChanges(stripe_.client)
         self.now = story.started_at
         self.product = story.product
-        self.quantity = story.quantity
         self.clock = self.customer = self.subscription = ""
         self.version = Version(1, story.catalogue.document(), stripe_.shops[story.shop], [], "test", story.started_at)
         self.left = list(story.usage)
-        self.since = story.started_at
+        self.since = self.plan_since = story.started_at
+        self.coming: dict[datetime, Product] = {}
         self.closed: set[datetime] = set()
 
     async def sell(self) -> None:
@@ -200,33 +204,42 @@ class _Life:
             assert found[1], "the invoice is final already"
             await self._add({**params, "invoice": found[0]})
         self.since = end
+        if end in self.coming:
+            await self.changes.let_go(self.subscription)
+            self.product, self.plan_since = self.coming[end], end
 
     async def _add(self, params: dict[str, Any]) -> None:
         await self.gateway.add_invoice_item(params, intent_id=str(uuid4()), key=str(uuid4()))
 
     def _additions(self, end: datetime) -> list[dict[str, Any]]:
-        """Return what checkout adds. It knows one base fee and no change within the period: other stories ask the rating function."""
-        story = self.story
-        if story.quantity > 1 or any(action.kind in {"quantity", "plan"} for action in story.actions):
+        """Return what checkout adds. It knows one base fee: stories of several seats ask the rating function."""
+        story, row = self.story, self._row()
+        if self.since == end:
+            return []
+        if story.quantity > 1 or any(action.kind == "quantity" for action in story.actions):
             found = additions(story, self.since, end)
         else:
             totals = dict.fromkeys(self.product.priced_meters(), 0)
             for used in story.usage:
-                totals[used.meter] += used.quantity if self.since <= used.at < end else 0
+                if used.product_id == self.product.id and self.since <= used.at < end:
+                    totals[used.meter] += used.quantity
             period = period_at(self.product, started_at=story.started_at, at=self.since)
-            found = domain.spend_adjustments(self.version, self._row(), period=period, until=end, totals=totals)
-        row = self._row()
-        return [domain.invoice_item(line, row, customer_id=self.customer, start=self.since, end=end) for line in found]
+            stay = Stay(self.plan_since, next((at for at, _ in story.plans() if at > self.plan_since), None), self.product.id, 1)
+            found = adjusting.additions(self.version, row, stay, period=period, totals=totals)
+        return [adjusting.invoice_item(line, row, self.customer, since=self.since, until=end) for line in found]
 
     async def act(self, action: Action) -> None:
-        prorated = "create_prorations" if self.product.policies.proration == "by_second" else "none"
         if action.kind == "quantity":
-            self.quantity = action.quantity
-            items = await self._items()
-            change = {"id": items[self._prices(self.product)["base"]], "quantity": action.quantity}
-            await self._update([change], prorated)
+            prorated = "create_prorations" if self.product.policies.proration == "by_second" else "none"
+            item = (await self._items())[self._prices(self.product)["base"]]
+            wish: Any = {"items": [{"id": item, "quantity": action.quantity}], "proration_behavior": prorated}
+            await self.v1.subscriptions.update_async(self.subscription, wish)
         elif action.kind == "plan":
-            await self._change_plan(self.story.catalogue.product(action.product_id), action.at)
+            await self._change_now(self.story.catalogue.product(action.product_id))
+        elif action.kind == "plan_at_period_end":
+            to = self.story.catalogue.product(action.product_id)
+            ends = await self.changes.plan(self.subscription, self._change(to, "period_end"), self._prices(to), key=str(uuid4()))
+            self.coming[ends] = to
         elif action.kind == "cancel_at_period_end":
             await self.gateway.cancel_at_period_end(self.subscription, key=str(uuid4()))
         else:
@@ -234,30 +247,38 @@ class _Life:
                 await self._add(params)
             await self.gateway.cancel_now(self.subscription, key=str(uuid4()))
 
-    async def _change_plan(self, to: Product, at: datetime) -> None:
-        """Swap the base fee, add the new meters' prices, and let the old ones go: that bills what they have counted."""
-        for params in self._additions(at):
+    async def _change_now(self, to: Product) -> None:
+        """Pay the new fee, then bill and remove the old plan's usage: as checkout does, one after the other."""
+        change = self._change(to, "now")
+        since = await self.changes.make(self.subscription, change, self._prices(to), now=self.now, key=str(uuid4()))
+        assert since == self.now
+        for params in self._additions(self.now):
             await self._add(params)
-        items, old, new = await self._items(), self._prices(self.product), self._prices(to)
-        wanted: list[dict[str, Any]] = []
-        if "base" in old:
-            end: dict[str, Any] = {"price": new["base"], "quantity": self.quantity} if "base" in new else {"deleted": True}
-            wanted.append({"id": items[old["base"]], **end})
-        elif "base" in new:
-            wanted.append({"price": new["base"], "quantity": self.quantity})
-        wanted += [{"price": price} for component, price in new.items() if component not in {"base", "setup"}]
-        gone = [{"id": items[price], "deleted": True} for component, price in old.items() if component not in {"base", "setup"}]
-        await self._update([*wanted, *gone], "create_prorations")
-        self.product = to
-        self.since = at
+        await self.changes.drop_old(self.subscription, change, self._prices(to), key=str(uuid4()))
+        self.product, self.since, self.plan_since = to, self.now, self.now
+
+    def _change(self, to: Product, timing: When) -> Change:
+        return Change(
+            change_id=str(uuid4()),
+            subscription_id=self._row().subscription_id,
+            account_id="account",
+            asked_by="customer",
+            timing=timing,
+            from_product_id=self.product.id,
+            from_catalogue_version=1,
+            product_id=to.id,
+            catalogue_version=1,
+            state="asked",
+            revision=1,
+            effective_at=self.now,
+            settled_start=None,
+            settled_end=None,
+            then_cancel=False,
+        )
 
     async def _items(self) -> dict[str, str]:
         subscription = await self.v1.subscriptions.retrieve_async(self.subscription)
         return {item.price.id: item.id for item in subscription["items"].data}
-
-    async def _update(self, items: list[dict[str, Any]], prorated: str) -> None:
-        wish: Any = {"items": items, "proration_behavior": prorated}
-        await self.v1.subscriptions.update_async(self.subscription, wish)
 
     async def invoices(self) -> list[SeenInvoice]:
         listed = await self.v1.invoices.list_async({"subscription": self.subscription, "limit": 100})

@@ -156,14 +156,14 @@ async def test_a_one_off_fee_comes_on_the_invoice_of_the_change(up: Any) -> None
     ]  # fmt: skip
 
 
-async def scheduled(life: Life, small: dict[str, str], large: dict[str, str]) -> Any:
+async def scheduled(life: Life, small: dict[str, str], large: dict[str, str], **more: Any) -> Any:
     """Plan the change to the larger product for the end of the period."""
     schedule = await life.v1.subscription_schedules.create_async({"from_subscription": life.subscription})
     first = schedule.phases[0]
     running = [{"price": small["base"], "quantity": 1}, {"price": small["usage"]}]
     phases = [
         {"items": running, "start_date": first.start_date, "end_date": first.end_date},
-        {"items": [{"price": large["base"], "quantity": 1}, {"price": large["usage"]}], "metadata": {"plan": "large"}},
+        {"items": [{"price": large["base"], "quantity": 1}, {"price": large["usage"]}], "metadata": {"plan": "large"}, **more},
     ]
     return await life.v1.subscription_schedules.update_async(schedule.id, {"phases": phases, "end_behavior": "release"})
 
@@ -184,11 +184,22 @@ async def test_a_schedule_changes_the_plan_exactly_at_the_end_of_the_period(up: 
     assert (now.metadata.to_dict(), now.schedule) == ({"plan": "large"}, schedule.id)
     assert {item.price.id for item in now["items"].data} == {large["base"], large["usage"]}
     await life.to(end + 7200)
-    assert await life.lines() == [("subscription_create", 1000), ("subscription_cycle", 63), ("subscription_cycle", 5000)]
+    assert await life.lines() == [("subscription_create", 1000), ("subscription_cycle", 5000), ("subscription_cycle", 63)]
     await life.to(now["items"].data[0].current_period_end + 7200)
     assert (await life.lines())[3:] == [("subscription_cycle", 5000), ("subscription_cycle", 90)]
     over = await v1.subscription_schedules.retrieve_async(schedule.id)
     assert (over.status, (await life.now).schedule) == ("completed", None)
+
+
+async def test_what_a_phase_adds_once_stands_on_the_invoice_that_opens_it(up: Any) -> None:
+    small, large = await plan(up.client.v1, "small", 1000, "1"), await plan(up.client.v1, "large", 5000, "10")
+    setup = await up.client.v1.prices.create_async({"currency": "usd", "product_data": {"name": "Setup"}, "unit_amount": 700})
+    life = await live(up.client.v1, small)
+    schedule = await scheduled(life, small, large, add_invoice_items=[{"price": setup.id}])
+    assert [(one.price, one.quantity) for one in schedule.phases[1].add_invoice_items] == [(setup.id, 1)]
+    await life.to(schedule.phases[0].end_date)
+    await life.to(schedule.phases[0].end_date + 7200)
+    assert [amount for _, amount in await life.lines()] == [1000, 700, 5000]
 
 
 async def test_while_a_schedule_manages_a_subscription_it_cannot_be_cancelled_and_afterwards_it_can(up: Any) -> None:

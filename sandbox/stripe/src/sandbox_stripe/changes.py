@@ -141,6 +141,16 @@ def _owe(world: World, subscription: Json, item: Json, rest: tuple[int, int], *,
         add_pending(world, subscription, lines.part(world, price, item, rest, lifecycle.whole_period(subscription, period[1])))
 
 
+def add_once(world: World, subscription: Json, given: list[Json], period: tuple[int, int] | None = None) -> None:
+    """Store one-off prices as lines that wait for the next invoice: for the items' period, where none is named."""
+    items = lifecycle.items_of(world.store, subscription)
+    since, until = max(item["current_period_start"] for item in items), min(item["current_period_end"] for item in items)
+    for item in wanted_items(world, given, "add_invoice_items", subscription["currency"]):
+        price = lines.price_in(item["price"], subscription["currency"])
+        for one in lines.advance(world, price, {"id": None, "quantity": item["quantity"]}, period or (since, until)):
+            add_pending(world, subscription, one)
+
+
 def add_pending(world: World, subscription: Json, one: Json) -> Json:
     """Store a line as an invoice item that waits for the next invoice."""
     pricing = {

@@ -36,7 +36,7 @@ def on_period_end(world: World, id_: str) -> None:
     specs = cycle_lines(world, subscription, now, None if phase else following)
     with world.changing(subscription, "customer.subscription.updated"):
         if phase:
-            specs += schedules.enter(world, subscription, phase, following)
+            specs = [*schedules.enter(world, subscription, phase, following), *specs]
         for item in lifecycle.items_of(world.store, subscription):
             item.update(current_period_start=following[0], current_period_end=following[1])
             item.pop("_usage_from", None)
@@ -44,7 +44,8 @@ def on_period_end(world: World, id_: str) -> None:
         if subscription["status"] == "trialing":
             subscription["status"] = "active"
         auto = subscription["status"] not in {"unpaid", "paused"}
-        if specs or subscription["billing_mode"]["type"] == "classic":
+        waiting = invoicing.pending_items(world, customer["id"], subscription["id"], subscription["currency"])
+        if specs or waiting or subscription["billing_mode"]["type"] == "classic":
             invoicing.draft(world, customer, subscription, reason="subscription_cycle", period=closed, specs=specs, auto=auto)
     lifecycle.schedule_end(world, subscription, following[1])
 

@@ -55,6 +55,11 @@ def _phase_item(price: str, quantity: int | None) -> Json:
     return {"billing_thresholds": None, "discounts": [], "metadata": {}, "plan": price, "price": price, "tax_rates": [], **counted}
 
 
+def _one_off(item: Json) -> Json:
+    period = {"start": {"timestamp": None, "type": "max_item_period_start"}, "end": {"timestamp": None, "type": "min_item_period_end"}}
+    return {"discounts": [], "metadata": {}, "period": period, "price": item["price"]["id"], "quantity": item["quantity"], "tax_rates": []}
+
+
 def _phase(subscription: Json, items: list[Json], start: int, end: int, *, proration: str = "create_prorations") -> Json:
     return {
         "add_invoice_items": [], "application_fee_percent": None, "automatic_tax": None, "billing_cycle_anchor": None,
@@ -112,6 +117,8 @@ def _phases(world: World, subscription: Json, schedule: Json, given: list[Json])
             raise invalid(message, f"{param}[end_date]")
         items = _items(world, subscription, one, f"{param}[items]", runs=index == 0)
         phase = _phase(subscription, items, begin, end, proration=one.get("proration_behavior", "create_prorations"))
+        once = changes.wanted_items(world, one.get("add_invoice_items") or [], f"{param}[add_invoice_items]", subscription["currency"])
+        phase["add_invoice_items"] = [_one_off(item) for item in once]
         merge_metadata(phase, one)
         made.append(phase)
         begin = end
@@ -121,7 +128,9 @@ def _phases(world: World, subscription: Json, schedule: Json, given: list[Json])
 def _end(subscription: Json, one: Json, begin: int) -> int:
     if one.get("end_date"):
         return int(one["end_date"])
-    every = one.get("duration") or {"interval": subscription["_interval"]}
+    if not one.get("duration"):
+        return lifecycle.next_period(subscription, begin)[1]
+    every = one["duration"]
     return periods.boundary(begin, every["interval"], every.get("interval_count", 1), 1, day=subscription["_anchor_day"])
 
 
@@ -190,7 +199,7 @@ def due_phase(world: World, subscription: Json, now: int) -> Json | None:
 
 
 def enter(world: World, subscription: Json, phase: Json, period: tuple[int, int]) -> list[Json]:
-    """Make the subscription what the phase says; returns the base fees that are due in advance."""
+    """Make the subscription what the phase says; returns the base fees that are due in advance. One-off prices wait for the draft."""
     schedule = world.get("subscription_schedule", subscription["schedule"])
     with world.changing(schedule, "subscription_schedule.updated"):
         schedule["current_phase"] = {"start_date": phase["start_date"], "end_date": phase["end_date"]}
@@ -204,6 +213,8 @@ def enter(world: World, subscription: Json, phase: Json, period: tuple[int, int]
     for price, one in wanted.items():
         lifecycle.add_item(world, subscription, {"price": world.get("price", price), "quantity": one.get("quantity")}, period)
     merge_metadata(subscription, {"metadata": phase["metadata"]})
+    once = [{name: one[name] for name in ("price", "quantity")} for one in phase["add_invoice_items"]]
+    changes.add_once(world, subscription, once, period)
     specs: list[Json] = []
     for item in lifecycle.items_of(world.store, subscription):
         price_now = lines.price_of(world, item, subscription["currency"])

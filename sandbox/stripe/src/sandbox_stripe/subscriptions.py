@@ -1,6 +1,6 @@
 """Subscriptions and subscription items over the API."""
 
-from sandbox_stripe import changes, cycle, lifecycle, lines, payments, status
+from sandbox_stripe import changes, cycle, lifecycle, payments, status
 from sandbox_stripe.calls import Call, equal, route
 from sandbox_stripe.errors import Json, declined, invalid, missing_parameter
 from sandbox_stripe.render import page
@@ -110,18 +110,10 @@ def update_subscription(call: Call) -> Json:
         set_cancellation(world, subscription, given)
         if given.get("trial_end"):
             _end_trial(world, subscription, given["trial_end"])
-        _add_once(world, subscription, given.get("add_invoice_items") or [])
+        changes.add_once(world, subscription, given.get("add_invoice_items") or [])
         if given.get("items"):
             _change_items(world, subscription, given)
     return call.show(subscription)
-
-
-def _add_once(world: World, subscription: Json, given: list[Json]) -> None:
-    for item in changes.wanted_items(world, given, "add_invoice_items", subscription["currency"]):
-        now = world.now(subscription)
-        price = lines.price_in(item["price"], subscription["currency"])
-        for one in lines.advance(world, price, {"id": None, "quantity": item["quantity"]}, (now, now)):
-            changes.add_pending(world, subscription, one)
 
 
 def _change_items(world: World, subscription: Json, given: Json) -> None:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import Any
 
 from billing_common.db import Connection
 from billing_common.rating import ADDED_TO_DRAFT, Facts, Line, Period, period_at, rate
@@ -33,6 +34,19 @@ def additions(version: Version, subscription: Subscription, stay: Stay, *, perio
     return [line for line in rated.lines if line.component in ADDED_TO_DRAFT and line.amount_minor]
 
 
+def invoice_item(line: Line, subscription: Subscription, customer: str, *, since: datetime, until: datetime) -> dict[str, Any]:
+    """Return what adds a line to a draft, or to the next invoice."""
+    return {
+        "customer": customer,
+        "subscription": subscription.stripe_subscription_id,
+        "currency": subscription.currency,
+        "amount": line.amount_minor,
+        "description": line.description,
+        "period": {"start": int(since.timestamp()), "end": int(until.timestamp())},
+        "metadata": {"turnpike_component": line.component},
+    }
+
+
 async def add_lines(
     connection: Connection, subscription: Subscription, customer: str, settled: Settled, *, until: datetime | None = None
 ) -> None:
@@ -51,17 +65,11 @@ async def add_lines(
     product = version.catalogue.product(stay.product_id)
     period = period_at(product, started_at=subscription.started_at or stay.since, at=settled.start)
     since = max(stay.since, period.start)
+    if settled.end <= since:
+        return  # ended in the second in which it began: nothing could be used
     totals = await store_changes.settled_totals(connection, subscription.subscription_id, since=since, until=settled.end)
     draft = {"draft_of_period_end": settled.end.isoformat()} if settled.on_draft else {}
     for number, line in enumerate(additions(version, subscription, stay, period=period, totals=totals)):
-        item = {
-            "customer": customer,
-            "subscription": subscription.stripe_subscription_id,
-            "currency": subscription.currency,
-            "amount": line.amount_minor,
-            "description": line.description,
-            "period": {"start": int(since.timestamp()), "end": int(settled.end.timestamp())},
-            "metadata": {"turnpike_component": line.component},
-        }
+        item = invoice_item(line, subscription, customer, since=since, until=settled.end)
         cause = f"{subscription.subscription_id}:{settled.end.isoformat()}:{number}"
         await intend(connection, "invoice_item", key=subscription.account_id, cause=cause, parameters={"item": item, **draft})
