@@ -13,8 +13,10 @@ from checkout.intents import Worker, intend
 from checkout.store_catalogue import Version
 from checkout.stripe_gateway import StripeGateway, StripeUnavailableError
 
+from .conftest import FILE
 
-def wish(product: str = "standard", **fields: str) -> dict[str, str]:
+
+def wish(product: str = "standard", **fields: Any) -> dict[str, Any]:
     account = fields.pop("account_id", f"a-{uuid4().hex[:8]}")
     return {
         "subscription_id": f"s-{uuid4()}",
@@ -28,7 +30,7 @@ def wish(product: str = "standard", **fields: str) -> dict[str, str]:
     }
 
 
-async def ask(door: httpx.AsyncClient, body: dict[str, str]) -> Any:
+async def ask(door: httpx.AsyncClient, body: dict[str, Any]) -> Any:
     return (await door.post("/v1/checkout-sessions", json=body)).json()
 
 
@@ -165,3 +167,21 @@ async def test_an_outage_postpones_a_call_and_a_refusal_ends_it(
     row = await pool.fetchrow("select state, error from intent")
     assert row["state"] == "refused"
     assert row["error"].startswith("resource_missing")
+
+
+async def test_a_sale_begun_at_a_price_that_is_no_longer_sold_is_refused_with_a_reason_unless_its_session_is_open(
+    applied: Version, door: httpx.AsyncClient, pool: asyncpg.Pool
+) -> None:
+    text = FILE.read_text()
+    dearer = text.replace('"89.95"', '"99.95"')
+    begun = wish(catalogue_version=1)
+    first = await ask(door, begun)
+    assert (await door.post("/v1/catalogue/apply", content=dearer)).json()["version"] == 2
+    assert (await ask(door, begun))["url"] == first["url"]  # Stripe keeps the price of an open session
+    await pool.execute("update checkout_session set status = 'expired'")
+    late = [await door.post("/v1/checkout-sessions", json=body) for body in (begun, wish(catalogue_version=1))]
+    assert [(answer.status_code, answer.json()["error"]["code"]) for answer in late] == [(409, "price_changed")] * 2
+    assert "url" in await ask(door, wish("payg", catalogue_version=1))  # whose price is what it was
+    assert "url" in await ask(door, wish(catalogue_version=2))
+    assert (await door.post("/v1/catalogue/apply", content=text)).json()["version"] == 3
+    assert "url" in await ask(door, wish(catalogue_version=1))  # back at the old price, under its old id

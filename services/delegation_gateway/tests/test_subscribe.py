@@ -1,5 +1,6 @@
 """From the portal's Subscribe link to payment and key: once, by the right person, for the right product."""
 
+import json
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -7,7 +8,15 @@ from typing import Any
 import asyncpg
 import pytest
 
-from billing_common.events import AccessGranted, CheckoutExpired, SubscriptionCreated, SubscriptionRequested, SubscriptionRequestFailed
+from billing_common.catalogue import Catalogue
+from billing_common.events import (
+    AccessGranted,
+    CatalogueApplied,
+    CheckoutExpired,
+    SubscriptionCreated,
+    SubscriptionRequested,
+    SubscriptionRequestFailed,
+)
 from billing_common.testing import events_in_outbox, topics_in_outbox
 from delegation_gateway.parts import Parts
 
@@ -85,6 +94,29 @@ async def test_a_double_click_leads_to_the_same_page_and_asks_once(
     assert answers[0].headers["location"] == answers[1].headers["location"]
     assert len(set(checkout.requests)) == 1
     assert len(await events_in_outbox(connection, SubscriptionRequested)) == 1
+
+
+async def test_nobody_buys_at_a_price_that_was_not_shown(
+    member: Any, applied: int, connection: asyncpg.Connection, checkout: Any, catalogue: Catalogue, publish: Publish, parts: Parts
+) -> None:
+    async def apply(version: int, text: str) -> None:
+        document = json.loads(text)
+        await publish(CatalogueApplied(cause_id=f"apply-{version}", occurred_at=parts.clock.now(), version=version, document=document))
+
+    page = await member.browser.get(member.subscribe_link("standard"))
+    text = json.dumps(catalogue.document())
+    await apply(2, text.replace('"449.95"', '"459.95"'))  # another product's price
+    dearer = text.replace('"89.95"', '"99.95"')
+    await apply(3, dearer)
+    again = await member.browser.submit(page, "/apim-delegation", display_name="Orders", consent="yes")
+    assert again.status_code == 422
+    assert "have changed since this page was opened" in again.text
+    assert "$99.95" in again.text
+    assert checkout.requests == []
+    await apply(4, dearer.replace('"449.95"', '"459.95"'))
+    bought = await member.browser.submit(again, "/apim-delegation", display_name="Orders", consent="yes")
+    assert bought.status_code == 303  # its own price is still the one that was shown
+    assert checkout.requests[0].catalogue_version == 4
 
 
 async def test_a_free_product_goes_straight_to_its_key_without_checkout(member: Any, applied: int, checkout: Any) -> None:

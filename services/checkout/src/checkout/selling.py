@@ -95,14 +95,22 @@ async def _prepare(
         await store.add_subscription(connection, subscription)
     for other in others:
         await give_up(connection, other, now)
+    bought_under = await store_catalogue.get(connection, subscription.catalogue_version) or version
     session = await store.last_session(connection, subscription.subscription_id)
     stale = session is None or session.status in {"expired", "complete"} or (session.expires_at and session.expires_at < now + REUSE_MARGIN)
     if session is None or stale:
+        await _refuse_old_price(connection, bought_under, product.id, subscription.currency)
         attempt = session.attempt + 1 if session else 1
         key = domain.session_key(subscription.subscription_id, attempt)
         session = await store.add_session(connection, subscription.subscription_id, attempt, key)
-    bought_under = await store_catalogue.get(connection, subscription.catalogue_version) or version
     return subscription, session, bought_under, bought_under.catalogue.product(product.id)
+
+
+async def _refuse_old_price(connection: Connection, version: Version, product_id: str, currency: str) -> None:
+    """Stripe opens no session for a price that is archived: whoever looked at it for too long has to look at the new one."""
+    latest = await store_catalogue.latest(connection)
+    if latest is not None and latest.price_ids(product_id, currency) != version.price_ids(product_id, currency):
+        raise RefusedError(409, "price_changed", "the price has changed since this was asked for: look at the new one and ask again")
 
 
 async def give_up(connection: Connection, other: Subscription, now: datetime) -> None:

@@ -80,7 +80,7 @@ async def show(request: Request, parts: HereParts, visitor: MaybeVisitor) -> Res
 async def act(request: Request, parts: HereParts, visitor: MaybeVisitor) -> Response:
     async with request.form(max_files=0, max_fields=20) as form:
         fields = [(name, value) for name, value in form.multi_items() if isinstance(value, str)]
-    own = {"form_token", "form_id", "display_name", "consent", "currency"}
+    own = {"form_token", "form_id", "catalogue_version", "display_name", "consent", "currency"}
     link = checked_link(parts, [field for field in fields if field[0] not in own])
     given = {name: value for name, value in fields if name in own}
     if visitor is None:

@@ -24,6 +24,7 @@ from turnpike_ui import PageError
 
 router = APIRouter()
 log = structlog.get_logger(__name__)
+VERSION_DIGITS_MAX = 10  # more is not a number of the column
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,9 @@ async def make_subscription(request: Request, parts: Parts, visitor: Visitor, li
     errors = domain.subscribe_errors(given.get("display_name", ""), consent=given.get("consent") == "yes")
     if not product.is_free and catalogue.price_of(product, currency) is None:
         errors["currency"] = f"{product.name} is not sold in this currency"
+    if not await _is_as_shown(parts, offer, given.get("catalogue_version", "")):
+        context["consent"] = False
+        errors["consent-yes"] = "The price or its terms have changed since this page was opened: look at them again"
     if errors:
         return _page(request, parts, visitor, link, offer=offer, context=context, errors=errors)
     asked = subscriptions_store.Request(
@@ -99,6 +103,21 @@ async def _offer(parts: Parts, visitor: Visitor, link: Link) -> Offer:
         raise PageError(
             404, "This product is not on sale", "It may have been replaced. See what is offered now.", action=("See prices", "/pricing")
         ) from None
+
+
+async def _is_as_shown(parts: Parts, offer: Offer, shown_version: str) -> bool:
+    """Tell whether the visitor agreed to what is sold now: a catalogue applied meanwhile may have another price."""
+    if shown_version == str(offer.version):
+        return True
+    if not (shown_version.isascii() and shown_version.isdecimal() and len(shown_version) < VERSION_DIGITS_MAX):
+        return False
+    async with parts.pool.acquire() as connection:
+        shown = await parts.catalogues.version(connection, int(shown_version))
+    return shown is not None and _terms(shown, offer.product.id) == _terms(offer.catalogue, offer.product.id)
+
+
+def _terms(catalogue: Catalogue, product_id: str) -> tuple[Any, ...]:
+    return catalogue.currency, catalogue.meters, next((product for product in catalogue.products if product.id == product_id), None)
 
 
 def used_link() -> PageError:
@@ -165,6 +184,7 @@ def _page(
     shown = currency if catalogue.price_of(product, currency) else catalogue.currency_of(product)
     values = {
         "visitor": visitor,
+        "catalogue_version": offer.version,
         "link": link,
         "plan": plan_of(catalogue, product, shown),
         "currencies": [catalogue.currency_of(product), *product.currencies],
