@@ -82,7 +82,7 @@ class Door:
     narrow_key: str
 
     async def post(self, body: Any, kind: str = BATCH, *, key: str | None = None, **headers: str) -> httpx.Response:
-        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        content = body if isinstance(body, bytes | AsyncIterator) else json.dumps(body).encode()
         given = {name.replace("_", "-"): value for name, value in headers.items()}
         answer = await self.client.post(
             "/v1/events", content=content, headers={"authorization": f"Bearer {key or self.key}", "content-type": kind, **given}
@@ -106,6 +106,8 @@ async def door(pool: asyncpg.Pool, publish: Publish, clock: FixedClock) -> Async
         kafka_bootstrap_servers="unused:9092",
         internal_token_keys=SecretStr("k" * 32),
         ingest_body_max_bytes=20_000,
+        ingest_bytes_max=45_000,
+        ingest_sender_bytes_max=30_000,
         ingest_events_max=50,
         ingest_sender_requests_max=2,
         ingest_requests_max=3,
@@ -184,6 +186,46 @@ async def test_too_many_requests_at_once_are_asked_to_wait(door: Door) -> None:
     assert (full.status_code, full.headers["retry-after"]) == (503, "1")
     door.log.acknowledge.set()
     assert [(await one).status_code for one in (*waiting, other)] == [202] * 3
+
+
+def large(kilobytes: int) -> bytes:
+    return json.dumps([event(padding="x" * kilobytes * 1000)]).encode()
+
+
+async def in_parts(content: bytes) -> AsyncIterator[bytes]:
+    """A body whose length is not stated."""
+    for start in range(0, len(content), 1000):
+        yield content[start : start + 1000]
+
+
+async def test_too_many_bytes_at_once_are_asked_to_wait_however_they_come(door: Door) -> None:
+    door.log.acknowledge.clear()
+    waiting = [asyncio.create_task(door.post(large(18))), asyncio.create_task(door.post(large(18), key=door.narrow_key))]
+    await door.log.holds(2)
+    own, everybodys = (429, "1", "too_many_requests"), (503, "1", "busy")
+    zipped = gzip.compress(large(18))
+    cases: list[tuple[Any, dict[str, str], tuple[int, str, str]]] = [
+        (large(18), {}, own),
+        (zipped, {"content_encoding": "gzip"}, own),
+        (large(10), {}, everybodys),
+        (in_parts(large(18)), {}, everybodys),  # refused as soon as there is no room, and before it is the sender's own limit
+    ]
+    for content, headers, expected in cases:
+        answer = await door.post(content, **headers)
+        assert (answer.status_code, answer.headers["retry-after"], answer.json()["error"]["code"]) == expected
+    unread = in_parts(large(18))
+    assert (await door.post(unread, content_length="18000")).status_code == 429
+    assert len([part async for part in unread]) > 10, "a stated length is refused before the body is read"
+    door.log.acknowledge.set()
+    assert [(await one).status_code for one in waiting] == [202] * 2
+    assert [(await door.post(large(18))).status_code for _ in range(4)] == [202] * 4, "what was held is free again"
+
+
+def test_limits_that_would_never_let_a_body_in_stop_the_start() -> None:
+    given = {"database_url": "postgresql://x", "kafka_bootstrap_servers": "x:1", "internal_token_keys": "k" * 32}
+    for limits in ({"ingest_body_max_bytes": 2 << 20, "ingest_sender_bytes_max": 1 << 20}, {"ingest_bytes_max": 1 << 20}):
+        with pytest.raises(ValueError, match="INGEST_SENDER_BYTES_MAX"):
+            Settings.model_validate({**given, **limits})
 
 
 async def test_each_event_of_a_batch_gets_its_own_answer(door: Door, clock: FixedClock) -> None:

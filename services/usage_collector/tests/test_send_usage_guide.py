@@ -1,5 +1,6 @@
 """The commands in docs/how-to/send-usage.md are taken by the door as they stand there."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -20,6 +21,14 @@ def commands() -> list[list[str]]:
     for name, value in VALUES.items():
         text = text.replace(name, value)
     return [shlex.split(block) for block in re.findall(r"^```sh\n(curl .*?)^```", text, re.DOTALL | re.MULTILINE)]
+
+
+def test_the_contract_the_guide_points_to_describes_the_door() -> None:
+    contract = json.loads((GUIDE.parents[2] / "contracts" / "openapi" / "usage_collector.public.json").read_text())
+    answers = contract["paths"]["/v1/events"]["post"]["responses"]
+    described = set(re.findall(r"^\| (\d{3}) \|", GUIDE.read_text(), re.MULTILINE))
+    assert described == set(answers)
+    assert contract["components"]["schemas"]["Result"]["properties"]["reason"]["enum"]
 
 
 @pytest.mark.parametrize("words", commands(), ids=["one", "batch", "binary"])

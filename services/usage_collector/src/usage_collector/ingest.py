@@ -16,6 +16,7 @@ from starlette.responses import Response
 from billing_common.clock import BusinessClock
 from billing_common.events import USAGE_RECORDED_TOPIC, InvalidEventError
 from usage_collector import metrics
+from usage_collector.budget import Budget, Share
 from usage_collector.cloud_events import Incoming, Limits, Parsed, RequestError, Result, check, gunzip, normalise, parse
 from usage_collector.refusals import Refusals
 from usage_collector.senders import Sender, Senders
@@ -37,6 +38,7 @@ class Ingest:
         self._producer, self._senders, self._refusals, self._clock, self._settings = producer, senders, refusals, clock, settings
         self._in_flight: Counter[str] = Counter()
         self._requests = 0
+        self._budget = Budget(settings.ingest_bytes_max, settings.ingest_sender_bytes_max)
 
     async def __call__(self, request: Request) -> Response:
         started = time.monotonic()
@@ -61,7 +63,8 @@ class Ingest:
                 raise RequestError(429, "too_many_requests", "too many requests of this sender at once: try again in a second")
             self._in_flight[sender.id] += 1
             try:
-                return await self._take(request, sender)
+                with self._budget.share(sender.id) as share:
+                    return await self._take(request, sender, share)
             finally:
                 self._in_flight[sender.id] -= 1
                 if not self._in_flight[sender.id]:
@@ -69,10 +72,11 @@ class Ingest:
         finally:
             self._requests -= 1
 
-    async def _take(self, request: Request, sender: Sender) -> Response:
+    async def _take(self, request: Request, sender: Sender, share: Share) -> Response:
         settings, now = self._settings, self._clock.now()
-        body = await read_body(request, settings.ingest_body_max_bytes)
+        body = await read_body(request, settings.ingest_body_max_bytes, share)
         events = parse(request.headers.get("content-type", ""), request.headers, body, events_max=settings.ingest_events_max)
+        del body  # not kept while Kafka is waited for
         oldest, newest = now - settings.event_age_max, now + settings.event_ahead_max
         limits = Limits(oldest, newest, settings.quantity_max, self._senders.meters, self._senders.values)
         good, results = _check_all(events, sender, limits)
@@ -131,8 +135,8 @@ def _records(events: list[Incoming]) -> list[bytes]:
     return _records(events[:middle]) + _records(events[middle:])
 
 
-async def read_body(request: Request, limit: int) -> bytes:
-    """Return the body, unpacked. Raises RequestError beyond the limit, before more than that is in memory."""
+async def read_body(request: Request, limit: int, share: Share) -> bytes:
+    """Return the body, unpacked. Raises RequestError beyond a limit, before more than that is in memory."""
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in {"identity", "gzip"}:
         raise RequestError(415, "unsupported_encoding", "Content-Encoding must be gzip or absent")
@@ -140,6 +144,7 @@ async def read_body(request: Request, limit: int) -> bytes:
     stated = request.headers.get("content-length", "0")
     if stated.isdigit() and int(stated) > limit:
         raise too_large
+    share.hold(int(stated) if stated.isdigit() else 0)
     chunks: list[bytes] = []
     size = 0
     try:
@@ -148,11 +153,15 @@ async def read_body(request: Request, limit: int) -> bytes:
                 size += len(chunk)
                 if size > limit:
                     raise too_large
+                share.hold(size)
                 chunks.append(chunk)
     except TimeoutError:
         raise RequestError(408, "too_slow", "the body did not arrive in time") from None
     body = b"".join(chunks)
-    return gunzip(body, limit) if encoding == "gzip" else body
+    if encoding == "gzip":
+        body = gunzip(body, limit)
+        share.hold(len(body))
+    return body
 
 
 def _respond(accepted: int, results: list[Result]) -> Response:

@@ -48,6 +48,10 @@ class Settings(ServiceSettings, ApimSettings):
     ingest_events_max: int = Field(default=1000, ge=1, le=10000, description="events in one request")
     ingest_requests_max: int = Field(default=256, ge=1, description="requests in flight; beyond: 503 with Retry-After")
     ingest_sender_requests_max: int = Field(default=128, ge=1, description="requests in flight of one sender; beyond: 429 with Retry-After")
+    ingest_bytes_max: int = Field(default=32 << 20, ge=1024, description="bytes of bodies in memory; beyond: 503 with Retry-After")
+    ingest_sender_bytes_max: int = Field(
+        default=16 << 20, ge=1024, description="bytes of one sender's bodies in memory; beyond: 429 with Retry-After"
+    )
     ingest_ack_timeout_seconds: float = Field(default=10.0, gt=0)
     sender_refresh_seconds: float = Field(default=2.0, gt=0, le=60, description="how soon a new or revoked key is noticed")
 
@@ -68,6 +72,12 @@ class Settings(ServiceSettings, ApimSettings):
     def _nothing_falls_between_two_polls(self) -> Self:
         if self.reports_overlap < self.reports_lag + self.reports_interval:
             raise ValueError("REPORTS_OVERLAP must be at least REPORTS_LAG and REPORTS_INTERVAL together: calls would never be read")
+        return self
+
+    @model_validator(mode="after")
+    def _the_largest_body_fits(self) -> Self:
+        if not self.ingest_body_max_bytes <= self.ingest_sender_bytes_max <= self.ingest_bytes_max:
+            raise ValueError("INGEST_BODY_MAX_BYTES, INGEST_SENDER_BYTES_MAX and INGEST_BYTES_MAX must not get smaller in this order")
         return self
 
     def calls_kafka(self) -> ServiceSettings:
