@@ -14,6 +14,7 @@ from turnpike_cli import (
     doctor_command,
     explain_command,
     provision_command,
+    reconcile_command,
     sender_commands,
     stack_commands,
     usage_commands,
@@ -37,6 +38,7 @@ provision_command.register(app)
 demo_command.register(app)
 usage_commands.register(app)
 explain_command.register(app)
+reconcile_command.register(app)
 sender_commands.register(app)
 
 

@@ -33,7 +33,7 @@ from stripe_reporter.stripe_gateway import StripeGateway
 
 TABLES = (
     "subscription, catalogue, stripe_meter, usage_window, ledger, lane, segment, period_close, invoice, invoice_line, stripe_price, "
-    "inbox, outbox"
+    "difference, reconciliation_run, inbox, outbox"
 )
 START = datetime(2027, 3, 1, tzinfo=UTC)
 HOUR = START + timedelta(hours=9)
@@ -129,6 +129,8 @@ def _stripe_app(stripe: StripeStandIn) -> FastAPI:
             return refusal(400, "times are on full minutes")
         if stripe.failures:
             return refusal(int(stripe.failures.pop(0)), "not now")
+        if step := {"hour": 3_600, "day": 86_400}.get(query.get("value_grouping_window", "")):
+            return _grouped(stripe, meter, query["customer"], low, high, step)
         total = sum(
             value
             for name, customer, value, at in stripe.events.values()
@@ -138,6 +140,21 @@ def _stripe_app(stripe: StripeStandIn) -> FastAPI:
         return JSONResponse({"object": "list", "url": request.url.path, "has_more": False, "data": [{**row, "meter": meter}]})
 
     return app
+
+
+def _grouped(stripe: StripeStandIn, meter: str, customer: str, low: int, high: int, step: int) -> JSONResponse:
+    sums: Counter[int] = Counter()
+    for name, whose, value, at in stripe.events.values():
+        if f"mtr_{name}" == meter and whose == customer and low <= at < high:
+            sums[at // step * step] += value
+    rows = [
+        {
+            "id": f"s{at}", "object": "billing.meter_event_summary", "aggregated_value": float(total), "start_time": at,
+            "end_time": at + step, "meter": meter,
+        }
+        for at, total in sorted(sums.items(), reverse=True)
+    ]  # fmt: skip
+    return JSONResponse({"object": "list", "url": "/", "has_more": False, "data": rows})
 
 
 @pytest.fixture

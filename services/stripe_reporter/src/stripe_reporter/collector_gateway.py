@@ -21,6 +21,8 @@ class Collector(Protocol):
 
     async def ask(self, path: str, params: Mapping[str, Any]) -> dict[str, Any]: ...
 
+    async def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]: ...
+
 
 class CollectorGateway:
     """Asks over HTTP with a fresh token for each request."""
@@ -29,15 +31,22 @@ class CollectorGateway:
         self._client, self._auth = client, auth
 
     async def ask(self, path: str, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the decoded answer. Raises CollectorUnknownError on 404, CollectorUnavailableError on anything but 200."""
+        """Return the decoded answer. Raises CollectorUnknownError on 404, CollectorUnavailableError where there is no good one."""
         named = {name: value for name, value in params.items() if value is not None}
+        return await self._decoded("GET", path, params=named)
+
+    async def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """The same with a body."""
+        return await self._decoded("POST", path, json=body)
+
+    async def _decoded(self, method: str, path: str, **more: Any) -> dict[str, Any]:
         try:
-            answer = await self._client.get(path, params=named, headers=self._auth.headers())
+            answer = await self._client.request(method, path, headers=self._auth.headers(), **more)
         except httpx.HTTPError as error:
             raise CollectorUnavailableError(type(error).__name__) from error
         if answer.status_code == 404:
             raise CollectorUnknownError(path)
-        if answer.status_code != 200:
+        if answer.status_code not in {200, 202}:
             raise CollectorUnavailableError(f"HTTP {answer.status_code}")
         found: dict[str, Any] = answer.json()
         return found

@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from billing_common.db import Connection
-from billing_common.events import UsageRejected, UsageReported
+from billing_common.events import UsageRejected, UsageReported, derive_id
 from stripe_reporter.domain import HOUR, Answer, MeterEvent, Window, meter_event, remedy
 
 WINDOWS_AT_ONCE = 500
@@ -58,6 +58,35 @@ async def add_intents(connection: Connection, events: Sequence[MeterEvent], wall
         ],
     )
     await _open_lanes(connection, ((event.stripe_customer_id, event.event_name) for event in events), wall)
+
+
+async def resend(connection: Connection, event: MeterEvent, wall: datetime) -> bool:
+    """Take back what Stripe has acknowledged and does not have, and intend it anew. False when that was done, or a replica is sending."""
+    names = (event.stripe_customer_id, event.event_name)
+    busy = await connection.fetchval(
+        "select lease_until > $3 from lane where stripe_customer_id = $1 and event_name = $2 for update", *names, wall
+    )
+    lost = derive_id("lost", str(event.identifier))
+    if busy or await connection.fetchval("select true from ledger where identifier = $1", lost):
+        return False
+    await connection.execute(
+        "insert into ledger(identifier, window_id, stripe_customer_id, event_name, stripe_meter_id, event_time, revision, quantity, "
+        "created_at, state, credited, answered_at, note) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'acknowledged', $8, $9, "
+        "'found missing at Stripe by reconciliation')",
+        lost,
+        event.window_id,
+        *names,
+        event.stripe_meter_id,
+        event.event_time,
+        event.revision,
+        -event.quantity,
+        wall,
+    )
+    await connection.execute(
+        "update usage_window set acknowledged = acknowledged - $2 where window_id = $1", event.window_id, event.quantity
+    )
+    await add_intents(connection, [event], wall)
+    return True
 
 
 async def _open_lanes(connection: Connection, names: Iterable[tuple[str, str]], wall: datetime) -> None:

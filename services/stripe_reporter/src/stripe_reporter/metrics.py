@@ -29,6 +29,21 @@ CLOSE_DEADLINE = Gauge(
 )
 
 
+RECONCILING = Histogram("turnpike_reconciliation_seconds", "Time of one hourly run", buckets=(1, 5, 15, 60, 300, 900, 1800, 3600))
+DIFFERENCES = Gauge("turnpike_reconciliation_differences", "Differences between stations that need attention", ["cause"])
+UNEXPLAINED = Gauge("turnpike_reconciliation_unexplained", "Differences between stations that nothing explains")
+RECONCILED_AT = Gauge("turnpike_reconciliation_last_run_timestamp_seconds", "When the last whole run ended (wall time); 0: never")
+
+
+def show_differences(counts: list[tuple[str, bool, int]], last: datetime | None) -> None:
+    """Put what the last run left into the gauges; causes that are gone are gone."""
+    DIFFERENCES.clear()
+    for cause, _, number in counts:
+        DIFFERENCES.labels(cause).inc(number)
+    UNEXPLAINED.set(sum(number for _, explained, number in counts if not explained))
+    RECONCILED_AT.set(last.timestamp() if last else 0)
+
+
 def show(figures: dict[str, Any], now: datetime) -> None:
     """Put what the store counted into the gauges; `now` is business time."""
     for state in ("intent", "sent", "unknown", "rejected"):

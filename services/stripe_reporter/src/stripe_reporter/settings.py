@@ -20,6 +20,7 @@ class Settings(ServiceSettings, StripeSettings):
         default=900, ge=0, description="how long Stripe's meter summaries may lag behind what it acknowledged"
     )
     poll_seconds: float = Field(default=1, gt=0, le=60, description="how often a quiet reporter looks for work of other replicas")
+    reconcile_every_seconds: float = Field(default=3600, ge=10, description="wall time between two comparisons of all stations")
     collector_url: str = Field(description="internal door of usage_collector, e.g. http://usage-collector:8001")
     collector_timeout_seconds: float = Field(default=20, gt=0, le=300)
     close_alert_seconds: float = Field(

@@ -83,7 +83,7 @@ async def put_window(connection: Connection, event: UsageCollected, due_at: date
         "insert into usage_window(window_id, subscription_id, account_id, product_id, catalogue_version, meter_id, segment_start, hour, "
         "event_time, total, revision, due_at) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) "
         "on conflict (window_id) do update set total = excluded.total, revision = excluded.revision, product_id = excluded.product_id, "
-        "catalogue_version = excluded.catalogue_version, due_at = coalesce(usage_window.due_at, excluded.due_at) "
+        "catalogue_version = excluded.catalogue_version, due_at = coalesce(usage_window.due_at, excluded.due_at), changed_at = now() "
         "where usage_window.revision < excluded.revision",
         window_id(subscription_id=event.subscription_id, meter_id=event.meter_id, segment_start=event.segment_start, hour=event.hour),
         event.subscription_id,

@@ -2,6 +2,7 @@
 
 import math
 from datetime import UTC, datetime, timedelta
+from typing import Literal
 
 import stripe
 
@@ -56,6 +57,28 @@ class StripeGateway:
         except stripe.StripeError as error:
             raise StripeUnavailableError(f"{type(error).__name__} {_code(error) or error.http_status or ''}".strip()) from error
         return round(total)
+
+    async def sums(
+        self, *, stripe_meter_id: str, stripe_customer_id: str, start: datetime, end: datetime, by: Literal["day", "hour"]
+    ) -> dict[datetime, int]:
+        """Return start of each UTC day or hour with usage -> what a meter has summed for a customer. Start and end on full ones."""
+        found: dict[datetime, int] = {}
+        try:
+            page = await self._client.v1.billing.meters.event_summaries.list_async(
+                stripe_meter_id,
+                {
+                    "customer": stripe_customer_id,
+                    "start_time": int(start.timestamp()),
+                    "end_time": int(end.timestamp()),
+                    "value_grouping_window": by,
+                    "limit": PAGE,
+                },
+            )
+            async for row in page.auto_paging_iter():
+                found[datetime.fromtimestamp(row.start_time, UTC)] = round(row.aggregated_value)
+        except stripe.StripeError as error:
+            raise StripeUnavailableError(f"{type(error).__name__} {_code(error) or error.http_status or ''}".strip()) from error
+        return found
 
 
 def full_minutes(start: datetime, end: datetime) -> tuple[datetime, datetime]:

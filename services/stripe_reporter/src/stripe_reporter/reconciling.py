@@ -1,0 +1,240 @@
+"""Asks all stations about subscriptions and puts the answers side by side. The rules stand in `reconciliation`."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, Protocol
+
+import asyncpg
+
+from billing_common.catalogue import Catalogue, UnknownProductError
+from stripe_reporter import explanation, invoice_store, reconciliation, reconciliation_store
+from stripe_reporter.collector_gateway import Collector
+from stripe_reporter.explaining import catalogues_of
+from stripe_reporter.explanation import Group
+from stripe_reporter.invoice_store import HourOfMeter, Invoice
+from stripe_reporter.reconciliation import Clocks, Difference, InvoicedUsage, MeterFigures
+from stripe_reporter.reconciliation_store import Found
+from stripe_reporter.stripe_gateway import StripeUnavailableError, full_minutes
+
+SUBSCRIPTIONS_MAX = 50
+Key = tuple[str, str, datetime]  # product, meter, day
+
+
+class Summaries(Protocol):
+    """What is asked of Stripe."""
+
+    async def sum(self, *, stripe_meter_id: str, stripe_customer_id: str, start: datetime, end: datetime) -> int: ...
+
+    async def sums(
+        self, *, stripe_meter_id: str, stripe_customer_id: str, start: datetime, end: datetime, by: Any
+    ) -> dict[datetime, int]: ...
+
+
+@dataclass(frozen=True)
+class Stations:
+    """Where the figures come from."""
+
+    pool: asyncpg.Pool
+    collector: Collector
+    stripe: Summaries
+    clocks: Clocks
+
+
+@dataclass(frozen=True)
+class Reconciled:
+    """One subscription at all stations; `problems` are stations that did not answer."""
+
+    subscription_id: str
+    account_id: str
+    currency: str | None
+    days: Sequence[Mapping[str, Any]]
+    meters: Sequence[MeterFigures]
+    invoices: Sequence[InvoicedUsage]
+    found: Sequence[Found]
+    problems: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Span:
+    """A range of full UTC days; events from `complete_until` on could not be added up in time."""
+
+    since: datetime
+    until: datetime
+    complete_until: datetime | None = None
+
+
+async def reconcile(stations: Stations, subscription_ids: Sequence[str], since: datetime, until: datetime) -> list[Reconciled]:
+    """Compare all stations in a range of full UTC days, at most 50 subscriptions at once. Raises CollectorUnavailableError."""
+    body = {"subscriptions": list(subscription_ids), "from": since.isoformat(), "to": until.isoformat()}
+    answer = await stations.collector.post("/v1/reconciliation/days", body)
+    span = Span(since, until, datetime.fromisoformat(answer["complete_until"]) if answer["complete_until"] else None)
+    problems = [f"API Management did not answer: {answer['gateway_error']}"] if answer["gateway_error"] else []
+    days: dict[str, list[dict[str, Any]]] = {}
+    for day in answer["days"]:
+        days.setdefault(day["subscription_id"], []).append(day)
+    return [await _Subscription(stations, name, days.get(name, []), span, list(problems)).reconcile() for name in subscription_ids]
+
+
+@dataclass
+class _Subscription:
+    """One subscription while its stations are asked."""
+
+    stations: Stations
+    subscription_id: str
+    days: Sequence[Mapping[str, Any]]
+    span: Span
+    problems: list[str]
+
+    async def reconcile(self) -> Reconciled:
+        since, until = self.span.since, self.span.until
+        async with self.stations.pool.acquire() as connection:
+            facts = (await reconciliation_store.facts(connection, [self.subscription_id])).get(self.subscription_id)
+            invoices = await invoice_store.invoices_of(connection, self.subscription_id, since, until)
+            first = min((line.period_start for invoice in invoices for line in invoice.lines), default=since)
+            hours = await invoice_store.hours_of(connection, self.subscription_id, min(first, since), until)
+            catalogues = await catalogues_of(connection, hours)
+            closed = await reconciliation_store.closed_usage(connection, self.subscription_id, since, until)
+        customer = facts["stripe_customer_id"] if facts else None
+        currency = facts["currency"] if facts else None
+        meters = await self._meters(customer)
+        billed, differences = await self._invoiced(customer, invoices, hours, catalogues)
+        groups = [group for invoice in invoices for group in explanation.groups_of(invoice, catalogues)]
+        covered = [(group.product_id, group.meter_id, group.start, group.end) for group in groups]
+        differences += reconciliation.not_invoiced(closed, covered, self.stations.clocks)
+        for day in self.days:
+            differences += reconciliation.judge_events(day, self.stations.clocks)
+        for figures in meters:
+            differences += reconciliation.judge_meter(figures, self.stations.clocks)
+        account = facts["account_id"] if facts else ""
+        found = [
+            Found(self.subscription_id, account, one, _worth(one, hours, catalogues, currency), currency)
+            for one in reconciliation.combined(differences)
+        ]
+        return Reconciled(self.subscription_id, account, currency, self.days, meters, billed, found, self.problems)
+
+    async def _meters(self, customer: str | None) -> list[MeterFigures]:
+        """Put the collector's, the ledger's and Stripe's figures of each meter and day side by side."""
+        counted = {
+            (meter["product_id"], meter["meter_id"], datetime.fromisoformat(day["day"])): meter
+            for day in self.days
+            for meter in day["meters"]
+        }
+        async with self.stations.pool.acquire() as connection:
+            rows = await reconciliation_store.meter_days(connection, self.subscription_id, self.span.since, self.span.until)
+            plan = await reconciliation_store.plan_meters(connection, self.subscription_id)
+        kept = {(row["product_id"], row["meter_id"], row["day"].astimezone(UTC)): row for row in rows}
+        places = {(row["product_id"], row["meter_id"]): row for row in [*plan, *rows] if row["event_name"] is not None}
+        figures: dict[Key, MeterFigures] = {}
+        for key in {*counted, *kept}:
+            whole = self.span.complete_until is None or key[2] + timedelta(days=1) <= self.span.complete_until
+            figures[key] = _figures(key, counted.get(key), kept.get(key), counted_whole=whole)
+        for meter, place in places.items():
+            if customer is not None:
+                await self._add_stripe(figures, meter, place, customer)
+        return [figures[key] for key in sorted(figures, key=lambda key: (key[2], key[0], key[1]))]
+
+    async def _add_stripe(self, figures: dict[Key, MeterFigures], meter: tuple[str, str], place: Mapping[str, Any], customer: str) -> None:
+        """Add Stripe's own sums, also of days on which nothing was reported: somebody may have sent usage there."""
+        since, until = self.span.since, self.span.until
+        try:
+            sums = await self.stations.stripe.sums(
+                stripe_meter_id=place["stripe_meter_id"], stripe_customer_id=customer, start=since, end=until, by="day"
+            )
+        except StripeUnavailableError as error:
+            self.problems.append(f"Stripe did not answer for {meter[1]}: {error}")
+            return
+        async with self.stations.pool.acquire() as connection:
+            known = await reconciliation_store.customer_days(connection, customer, place["event_name"], since, until)
+        ledger = {day.astimezone(UTC): row for day, row in known.items()}
+        for day in {*sums, *ledger, *(key[2] for key in figures if key[:2] == meter)}:
+            row = ledger.get(day)
+            figures[*meter, day] = replace(
+                figures.get((*meter, day)) or MeterFigures(*meter, day, windows=0),
+                stripe=sums.get(day, 0),
+                customer_acknowledged=row["acknowledged"] if row else 0,
+                answered_at=row["answered_at"] if row else None,
+                first_unanswered=row["first_unanswered"] if row else None,
+            )
+
+    async def _invoiced(
+        self, customer: str | None, invoices: Iterable[Invoice], hours: Sequence[HourOfMeter], catalogues: Mapping[str, Catalogue]
+    ) -> tuple[list[InvoicedUsage], list[Difference]]:
+        """Compare final invoices with the usage of their service periods; name lines that nobody here knows."""
+        billed, found = [], []
+        for invoice in (one for one in invoices if one.status != "draft"):
+            name = invoice.number or invoice.invoice_id
+            for group in explanation.groups_of(invoice, catalogues):
+                if group.end <= self.span.until:
+                    one = await self._billed(customer, group, hours, catalogues.get(group.product_id), name=name, currency=invoice.currency)
+                    billed.append(one)
+                    found += reconciliation.judge_invoice(one)
+            found += [
+                reconciliation.foreign_line(invoice.created_at, name, line.description, line.amount_minor)
+                for line in invoice.lines
+                if explanation.kind_of(line) == "unknown" and line.amount_minor
+            ]
+        return billed, found
+
+    async def _billed(
+        self, customer: str | None, group: Group, hours: Sequence[HourOfMeter], catalogue: Catalogue | None, *, name: str, currency: str
+    ) -> InvoicedUsage:
+        counted = sum(hour.quantity for hour in explanation.hours_of_group(group, hours))
+        rated = explanation.amount_of(group, catalogue, currency, counted) if catalogue is not None else None
+        at_stripe = await self._stripe_sum(customer, group) if counted != group.quantity else None
+        return InvoicedUsage(
+            group.product_id, group.meter_id, group.start, name, group.quantity, counted, at_stripe, group.amount_minor, rated
+        )
+
+    async def _stripe_sum(self, customer: str | None, group: Group) -> int | None:
+        async with self.stations.pool.acquire() as connection:
+            places = await reconciliation_store.plan_meters(connection, self.subscription_id)
+        wanted = (group.product_id, group.meter_id)
+        place = next((row for row in places if (row["product_id"], row["meter_id"]) == wanted), None)
+        if place is None or customer is None:
+            return None
+        start, end = full_minutes(group.start, group.end)
+        try:
+            return await self.stations.stripe.sum(
+                stripe_meter_id=place["stripe_meter_id"], stripe_customer_id=customer, start=start, end=end
+            )
+        except StripeUnavailableError:
+            return None
+
+
+def _figures(key: Key, seen: Mapping[str, Any] | None, kept: Mapping[str, Any] | None, *, counted_whole: bool) -> MeterFigures:
+    named = ("told", "acknowledged", "in_flight", "rejected", "unsent", "due_at", "changed_at")
+    return MeterFigures(
+        *key,
+        counted=seen["counted"] if seen is not None and counted_whole else None,
+        windows=seen["windows"] if seen is not None else 0,
+        unpublished=bool(seen and seen["unpublished"]),
+        **({name: kept[name] for name in named} if kept is not None else {}),
+    )
+
+
+def _worth(one: Difference, hours: Iterable[HourOfMeter], catalogues: Mapping[str, Catalogue], currency: str | None) -> int | None:
+    """Return what a quantity costs beside the usage of its month; None where nobody can say."""
+    if one.amount_minor is not None:
+        return one.amount_minor
+    catalogue = catalogues.get(one.product_id)
+    if catalogue is None or not one.meter_id:
+        return None
+    try:
+        price = catalogue.price_of(catalogue.product(one.product_id), currency)
+    except UnknownProductError:
+        return None
+    if price is None:
+        return 0
+    component = "unit" if price.unit is not None and price.unit.meter == one.meter_id else f"usage:{one.meter_id}"
+    month = one.day.replace(day=1)
+    group = Group(one.meter_id, one.product_id, component, month, month + timedelta(days=31), ())
+    used = sum(
+        hour.quantity
+        for hour in hours
+        if (hour.product_id, hour.meter_id) == (one.product_id, one.meter_id)
+        and hour.event_time.astimezone(UTC).replace(day=1).date() == month.date()
+    )
+    code = currency or catalogue.currency_of(catalogue.product(one.product_id))
+    with_it, without = max(used + one.quantity, 0), used
+    return explanation.amount_of(group, catalogue, code, with_it) - explanation.amount_of(group, catalogue, code, without)

@@ -1,0 +1,101 @@
+"""Repairs what is provably safe to repair: it only ever brings Stripe up to what was counted, and never lowers anything by guess."""
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import structlog
+
+from billing_common.db import Connection
+from billing_common.events import derive_id
+from stripe_reporter import invoice_store, ledger, reconciliation_store, store
+from stripe_reporter.domain import MeterEvent
+from stripe_reporter.reconciling import Reconciled, Stations
+from stripe_reporter.stripe_gateway import StripeUnavailableError
+
+log = structlog.get_logger(__name__)
+DAY = timedelta(days=1)
+STRIPE_TAKES = timedelta(days=34)
+
+
+async def repair(stations: Stations, found: Reconciled, since: datetime, until: datetime) -> list[str]:
+    """Do what is safe for one subscription; returns what was done, and what is left to a person and why."""
+    causes = {one.difference.cause for one in found.found}
+    said = []
+    if "overdue" in causes:
+        async with stations.pool.acquire() as connection, connection.transaction():
+            windows = await store.pull_all(connection, stations.clocks.now, found.subscription_id)
+        said.append(f"{windows} totals that were overdue are sent now")
+    if "not_told" in causes:
+        body = {"subscription_id": found.subscription_id, "from": since.isoformat(), "to": until.isoformat()}
+        again = await stations.collector.post("/v1/windows/publish-again", body)
+        said.append(f"{again['windows']} totals are published again by the collector")
+    for one in found.found:
+        difference = one.difference
+        if difference.station != "ledger-stripe" or difference.cause != "manual_change_in_stripe":
+            continue
+        if difference.quantity > 0:
+            text = "Stripe has more than was counted: never lowered by guess; cancel that meter event in Stripe, or keep it"
+            said.append(f"{difference.day:%Y-%m-%d} {difference.meter_id}: {text}")
+        else:
+            said += await _resend(stations, found, difference.product_id, difference.meter_id, difference.day)
+    return said
+
+
+async def _resend(stations: Stations, found: Reconciled, product_id: str, meter_id: str, day: datetime) -> list[str]:
+    """Compare each hour of a day with Stripe's own sum, and send what is missing there under a new identifier."""
+    head = f"{day:%Y-%m-%d} {meter_id}"
+    async with stations.pool.acquire() as connection:
+        facts = (await reconciliation_store.facts(connection, [found.subscription_id])).get(found.subscription_id)
+        rows = await reconciliation_store.meter_days(connection, found.subscription_id, day, day + DAY)
+        place = next((row for row in rows if (row["product_id"], row["meter_id"]) == (product_id, meter_id)), None)
+        if facts is None or place is None or facts["stripe_customer_id"] is None:
+            return [f"{head}: nothing of this subscription was reported on that day"]
+        if await _is_invoiced(connection, found.subscription_id, product_id, meter_id, day):
+            return [f"{head}: its invoice is final, so sending it again would bill nothing; correct it with `turnpike usage adjust`"]
+        customer = facts["stripe_customer_id"]
+        hours = await reconciliation_store.customer_hours(connection, customer, place["event_name"], day, day + DAY)
+    if day < stations.clocks.now - STRIPE_TAKES:
+        return [f"{head}: older than Stripe takes (35 days); correct it with `turnpike usage adjust`"]
+    try:
+        sums = await stations.stripe.sums(
+            stripe_meter_id=place["stripe_meter_id"], stripe_customer_id=customer, start=day, end=day + DAY, by="hour"
+        )
+    except StripeUnavailableError as error:
+        return [f"{head}: Stripe did not answer ({error}); try again"]
+    return [f"{head}: {text}" for text in await _resend_hours(stations, hours, sums, customer, place["event_name"])]
+
+
+async def _is_invoiced(connection: Connection, subscription_id: str, product_id: str, meter_id: str, day: datetime) -> bool:
+    invoices = await invoice_store.invoices_of(connection, subscription_id, day, day + DAY)
+    components = {"unit", f"usage:{meter_id}"}
+    return any(
+        invoice.status != "draft" and line.product_id == product_id and line.component in components and line.period_start < day + DAY
+        for invoice in invoices
+        for line in invoice.lines
+        if line.period_end > day
+    )
+
+
+async def _resend_hours(
+    stations: Stations, hours: Iterable[Mapping[str, Any]], sums: Mapping[datetime, int], customer: str, event_name: str
+) -> list[str]:
+    said = []
+    for row in hours:
+        hour = row["hour"].astimezone(UTC)
+        short = row["acknowledged"] - sums.get(hour, 0)
+        if short <= 0:
+            continue
+        if row["open"] or (row["answered_at"] is not None and stations.clocks.wall - row["answered_at"] < stations.clocks.summary_lag):
+            said.append(f"{hour:%H:%M} has answers on their way: try again in {stations.clocks.summary_lag}")
+            continue
+        identifier = derive_id("missing", str(row["window_id"]), str(row["acknowledged"]), str(sums.get(hour, 0)))
+        event = MeterEvent(
+            identifier=identifier, window_id=row["window_id"], stripe_customer_id=customer, event_name=event_name,
+            stripe_meter_id=row["stripe_meter_id"], event_time=row["event_time"], revision=row["revision"], quantity=short,
+        )  # fmt: skip
+        async with stations.pool.acquire() as connection, connection.transaction():
+            if await ledger.resend(connection, event, stations.clocks.wall):
+                said.append(f"{short:,} of the hour from {hour:%H:%M} are missing at Stripe and are sent again")
+                log.info("missing at Stripe, sent again", window_id=str(row["window_id"]), quantity=short)
+    return said

@@ -1,0 +1,308 @@
+"""All stations side by side: each difference is found with its cause, safe repairs are made, and nothing is ever lowered."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import asyncpg
+import pytest
+
+from billing_common.events import Event
+from stripe_reporter import hourly, metrics, reconciliation, reconciliation_store, repairing
+from stripe_reporter.collector_gateway import CollectorUnavailableError
+from stripe_reporter.reconciliation import Clocks, Difference, InvoicedUsage, MeterFigures, judge_events, judge_invoice, judge_meter
+from stripe_reporter.reconciling import Reconciled, Stations, reconcile
+from stripe_reporter.routes_reconciliation import answer
+from stripe_reporter.sender import Sender
+from stripe_reporter.stripe_gateway import StripeGateway
+
+from .conftest import AFTER_HOUR, HOUR, START, Facts, FixedClock, StripeStandIn
+
+NOON = datetime(2027, 3, 5, 12, tzinfo=UTC)
+WALL = datetime(2026, 1, 1, tzinfo=UTC)
+CLOCKS = Clocks(NOON, WALL, timedelta(minutes=15))
+DAY = START
+LONG_AGO = WALL - timedelta(days=1)
+Publish = Callable[[Event], Awaitable[None]]
+
+
+def figures(**fields: Any) -> MeterFigures:
+    """100 calls that every station agrees on, and what is different."""
+    known: dict[str, Any] = {"counted": 100, "windows": 100, "told": 100, "acknowledged": 100, "customer_acknowledged": 100, "stripe": 100}
+    return MeterFigures("payg", "calls", DAY, **{**known, "changed_at": LONG_AGO, "answered_at": LONG_AGO, **fields})
+
+
+def causes(found: list[Difference]) -> list[tuple[str, str, int]]:
+    return [(one.station, one.cause, one.quantity) for one in found]
+
+
+def test_stations_that_agree_have_no_difference() -> None:
+    assert judge_meter(figures(), CLOCKS) == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"counted": 99}, ("events-windows", "miscounted", 1)),
+        ({"told": 90, "unpublished": True}, ("windows-told", "in_flight", -10)),
+        ({"told": 90, "changed_at": WALL - timedelta(minutes=1)}, ("windows-told", "in_flight", -10)),
+        ({"told": 90}, ("windows-told", "not_told", -10)),
+        ({"unsent": 10, "due_at": NOON + timedelta(minutes=5)}, ("told-ledger", "in_flight", -10)),
+        ({"unsent": 10, "due_at": NOON - timedelta(hours=1)}, ("told-ledger", "overdue", -10)),
+        ({"in_flight": 10}, ("told-ledger", "in_flight", -10)),
+        ({"rejected": 10}, ("told-ledger", "rejected_by_stripe", -10)),
+        ({"stripe": 123}, ("ledger-stripe", "manual_change_in_stripe", 23)),
+        ({"stripe": 90}, ("ledger-stripe", "manual_change_in_stripe", -10)),
+        ({"stripe": 90, "answered_at": WALL - timedelta(minutes=1)}, ("ledger-stripe", "summary_lag", -10)),
+        ({"stripe": None}, None),
+        ({"counted": None}, None),
+    ],
+)
+def test_each_difference_of_a_meter_has_its_cause(fields: dict[str, Any], expected: tuple[str, str, int] | None) -> None:
+    assert causes(judge_meter(figures(**fields), CLOCKS)) == ([expected] if expected else [])
+
+
+def test_what_stripe_has_before_its_answer_is_written_down_is_on_its_way() -> None:
+    found = judge_meter(figures(acknowledged=90, customer_acknowledged=90, in_flight=10), CLOCKS)
+    assert [one.cause for one in found] == ["in_flight", "in_flight"]
+
+
+def day_of(**fields: Any) -> dict[str, Any]:
+    return {"subscription_id": "s-1", "day": DAY.isoformat(), "gateway": None, "bins": [], "duplicates": 0, "meters": []} | fields
+
+
+def gateway(calls: int, received: int, until: datetime) -> dict[str, Any]:
+    return {"calls": calls, "received": received, "source": "stream", "until": until.isoformat()}
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"gateway": gateway(100, 100, NOON)}, []),
+        ({"gateway": gateway(100, 98, NOON)}, [("gateway-events", "lost", -2)]),
+        ({"gateway": gateway(98, 100, NOON - timedelta(hours=1))}, [("gateway-events", "reports_lag", 2)]),
+        ({"gateway": gateway(98, 100, NOON - timedelta(days=2))}, [("gateway-events", "miscounted", 2)]),
+        ({"duplicates": 3}, [("events-meters", "duplicate", -3)]),
+    ],
+)
+def test_the_gateways_count_is_held_against_the_events(fields: dict[str, Any], expected: list[tuple[str, str, int]]) -> None:
+    assert causes(judge_events(day_of(**fields), CLOCKS)) == expected
+
+
+@pytest.mark.parametrize(
+    ("outcome", "reason", "cause", "attention"),
+    [
+        ("filtered", "failed", "filter", False),
+        ("rejected", "quantity_too_large", "rejected", True),
+        ("rejected", "deleted", "deleted", False),
+        ("held", "late", "late", True),
+        ("held", "unknown_catalogue", "held", True),
+        ("counted", "", None, False),
+    ],
+)
+def test_events_that_did_not_count_are_named_by_why(outcome: str, reason: str, cause: str | None, attention: bool) -> None:
+    row = {"origin": "stream", "outcome": outcome, "reason": reason, "events": 4}
+    found = judge_events(day_of(bins=[row]), CLOCKS)
+    assert [(one.cause, one.quantity, one.needs_attention, one.explained) for one in found] == (
+        [(cause, -4, attention, True)] if cause else []
+    )
+
+
+@pytest.mark.parametrize(
+    ("billed", "counted", "stripe", "amount", "rated", "expected"),
+    [
+        (100, 100, None, 15, 15, None),
+        (150, 100, 150, 23, 15, ("manual_change_in_stripe", 50, 8)),
+        (90, 100, 100, 14, 15, ("after_the_invoice", -10, -1)),
+        (100, 100, None, 10, 15, ("manual_change_in_stripe", 0, -5)),
+        (100, 100, None, 10, None, None),
+    ],
+)
+def test_an_invoice_is_held_against_the_usage_of_its_service_period(
+    billed: int, counted: int, stripe: int | None, amount: int, rated: int | None, expected: tuple[str, int, int] | None
+) -> None:
+    found = judge_invoice(InvoicedUsage("payg", "calls", DAY, "ABC-1", billed, counted, stripe, amount, rated))
+    assert [(one.cause, one.quantity, one.amount_minor) for one in found] == ([expected] if expected else [])
+
+
+def test_closed_usage_that_no_invoice_covers_is_named_once_a_draft_can_no_longer_come() -> None:
+    closed = [("payg", "calls", DAY, DAY + timedelta(hours=1), 7)]
+    assert causes(reconciliation.not_invoiced(closed, [], CLOCKS)) == [("usage-invoice", "not_invoiced", -7)]
+    assert reconciliation.not_invoiced(closed, [("payg", "calls", DAY, NOON)], CLOCKS) == []
+    assert reconciliation.not_invoiced([("payg", "calls", DAY, NOON, 7)], [], CLOCKS) == []
+
+
+# --- on Postgres, with the stand-in of Stripe ----------------------------------------------------------------------------------
+
+
+class CollectorStandIn:
+    """Answers the figures of days; keeps what was asked to be published again."""
+
+    def __init__(self) -> None:
+        self.days: list[dict[str, Any]] = []
+        self.again: list[Mapping[str, Any]] = []
+        self.away = False
+
+    def counted(self, quantity: int, **fields: Any) -> None:
+        meter = {
+            "product_id": "payg",
+            "meter_id": "calls",
+            "counted": quantity,
+            "windows": quantity,
+            "corrections": 0,
+            "unpublished": False,
+        }
+        self.days = [day_of(meters=[meter | fields])]
+
+    async def ask(self, path: str, params: Mapping[str, Any]) -> dict[str, Any]:
+        raise AssertionError(path)
+
+    async def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        if self.away:
+            raise CollectorUnavailableError("ConnectError")
+        if path == "/v1/windows/publish-again":
+            self.again.append(body)
+            return {"windows": 1}
+        assert path == "/v1/reconciliation/days"
+        return {"days": self.days, "complete_until": None, "gateway_error": None}
+
+
+class Scene:
+    """One subscription with 100 calls reported in an hour; its stations at a time that a test sets."""
+
+    def __init__(self, pool: asyncpg.Pool, gateway: StripeGateway, clock: FixedClock, sender: Sender) -> None:
+        self.pool, self.gateway, self.clock, self.sender = pool, gateway, clock, sender
+        self.collector = CollectorStandIn()
+        self.wall_later = timedelta(0)
+
+    @property
+    def stations(self) -> Stations:
+        wall = datetime.now(UTC) + self.wall_later
+        return Stations(self.pool, self.collector, self.gateway, Clocks(self.clock.now(), wall, timedelta(minutes=15)))
+
+    async def look(self) -> Reconciled:
+        (found,) = await reconcile(self.stations, ["s-1"], DAY, DAY + timedelta(days=1))
+        return found
+
+    async def causes(self) -> list[tuple[str, str, int]]:
+        return causes([one.difference for one in (await self.look()).found])
+
+    async def repair(self) -> list[str]:
+        return await repairing.repair(self.stations, await self.look(), DAY, DAY + timedelta(days=1))
+
+    async def report(self) -> None:
+        while await self.sender.round():
+            pass
+
+
+@pytest.fixture
+async def scene(pool: asyncpg.Pool, gateway: StripeGateway, clock: FixedClock, sender: Sender, publish: Publish, facts: Facts) -> Scene:
+    for event in (facts.catalogue(), facts.subscription(), facts.usage(100)):
+        await publish(event)
+    found = Scene(pool, gateway, clock, sender)
+    clock.instant = AFTER_HOUR
+    await found.report()
+    found.collector.counted(100)
+    found.wall_later = timedelta(hours=1)
+    return found
+
+
+async def test_a_month_in_which_all_stations_agree(scene: Scene) -> None:
+    found = await scene.look()
+    shown = answer(found, scene.clock.now())
+    assert (shown.agrees, shown.differences, shown.problems) == (True, [], [])
+    assert [(row.counted, row.windows, row.told, row.acknowledged, row.stripe) for row in shown.meters if row.meter_id == "calls"] == [
+        (100, 100, 100, 100, 100)
+    ]
+
+
+async def test_a_meter_event_sent_by_hand_is_found_and_never_taken_away(scene: Scene, stripe: StripeStandIn) -> None:
+    stripe.events["by-hand"] = ("calls", "cus_1", 23, int(HOUR.timestamp()))
+    assert await scene.causes() == [("ledger-stripe", "manual_change_in_stripe", 23)]
+    (said,) = await scene.repair()
+    assert "never lowered by guess" in said
+    assert await scene.pool.fetchval("select count(*) from ledger") == 1
+
+
+async def test_a_meter_event_on_a_day_without_usage_is_found_too(scene: Scene, stripe: StripeStandIn) -> None:
+    stripe.events["by-hand"] = ("bytes", "cus_1", 5, int(HOUR.timestamp()))
+    assert await scene.causes() == [("ledger-stripe", "manual_change_in_stripe", 5)]
+
+
+async def test_what_is_missing_at_stripe_is_sent_again_once(scene: Scene, stripe: StripeStandIn) -> None:
+    identifier = next(iter(stripe.events))
+    del stripe.events[identifier]
+    assert await scene.causes() == [("ledger-stripe", "manual_change_in_stripe", -100)]
+    (said,) = await scene.repair()
+    assert said == f"{DAY:%Y-%m-%d} calls: 100 of the hour from 09:00 are missing at Stripe and are sent again"
+    assert all("answers on their way" in line for line in await scene.repair())
+    await scene.report()
+    assert [value for _, _, value, _ in stripe.events.values()] == [100]
+    scene.wall_later += timedelta(hours=1)
+    assert await scene.causes() == []
+    row = await scene.pool.fetchrow("select total, recorded, acknowledged from usage_window where meter_id = 'calls'")
+    assert tuple(row) == (100, 100, 100)
+
+
+async def test_a_summary_that_trails_is_not_repaired(scene: Scene, stripe: StripeStandIn) -> None:
+    stripe.events.clear()
+    scene.wall_later = timedelta(0)
+    assert await scene.causes() == [("ledger-stripe", "summary_lag", -100)]
+    assert await scene.repair() == []
+
+
+async def test_totals_that_were_not_told_are_published_again(scene: Scene) -> None:
+    scene.collector.counted(130)
+    assert await scene.causes() == [("windows-told", "not_told", -30)]
+    assert await scene.repair() == ["1 totals are published again by the collector"]
+    assert scene.collector.again[0]["subscription_id"] == "s-1"
+
+
+async def test_usage_that_is_overdue_is_sent_now(scene: Scene, publish: Publish, facts: Facts) -> None:
+    await publish(facts.usage(140, revision=2))
+    await scene.pool.execute("update usage_window set due_at = $1 where due_at is not null", HOUR)
+    scene.clock.instant = HOUR + timedelta(hours=5)
+    scene.collector.counted(140)
+    assert ("told-ledger", "overdue", -40) in await scene.causes()
+    assert await scene.repair() == ["1 totals that were overdue are sent now"]
+
+
+async def test_a_station_that_does_not_answer_is_said_and_not_taken_for_zero(scene: Scene, stripe: StripeStandIn) -> None:
+    stripe.failures.extend(["503"] * 20)
+    found = await scene.look()
+    assert found.found == []
+    assert all("Stripe did not answer" in problem for problem in found.problems)
+    assert found.problems
+
+
+# --- by itself, every hour -------------------------------------------------------------------------------------------------------
+
+
+async def test_an_hourly_run_keeps_what_it_finds_with_its_age_until_it_is_gone(scene: Scene, stripe: StripeStandIn) -> None:
+    stripe.events["by-hand"] = ("calls", "cus_1", 23, int(HOUR.timestamp()))
+    assert await hourly.run_once(scene.stations) == 1
+    first = await scene.pool.fetchrow("select first_seen_at, quantity, cause, explained from difference")
+    scene.clock.instant += timedelta(hours=1)
+    await hourly.run_once(scene.stations)
+    again = await scene.pool.fetchrow("select first_seen_at, quantity, cause, explained from difference")
+    assert tuple(first) == tuple(again) == (AFTER_HOUR, 23, "manual_change_in_stripe", False)
+    await hourly.show(scene.stations)
+    assert metrics.UNEXPLAINED._value.get() == 1
+    del stripe.events["by-hand"]
+    scene.clock.instant += timedelta(hours=1)
+    await hourly.run_once(scene.stations)
+    await hourly.show(scene.stations)
+    assert metrics.UNEXPLAINED._value.get() == 0
+
+
+async def test_only_one_replica_runs_and_a_run_that_broke_begins_anew(scene: Scene) -> None:
+    wall = datetime.now(UTC)
+    hour = timedelta(hours=1)
+    async with scene.pool.acquire() as connection:
+        assert await reconciliation_store.begin_run(connection, wall, wall - hour)
+        assert not await reconciliation_store.begin_run(connection, wall, wall - hour)
+        await reconciliation_store.begin_again(connection, wall - hour)
+        assert await reconciliation_store.begin_run(connection, wall, wall - hour)
+    scene.collector.away = True
+    with pytest.raises(CollectorUnavailableError):
+        await hourly.run_once(scene.stations)
