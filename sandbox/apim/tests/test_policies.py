@@ -79,6 +79,9 @@ def value_of(text: str, **changes: object) -> object:
         ("@(context.Response.StatusCode.ToString())", "200"),
         ('@("say \\"hi\\" @ (now)")', 'say "hi" @ (now)'),
         ('@("\\u007b\\u0040 \\b")', "{@ \b"),
+        ("@(context.Subscription.Id.Split('-')[0])", "sub"),
+        ('@(context.Subscription.Id.Split(\'_\')[0] + "-" + context.Timestamp.ToString("yyyyMM"))', "sub-1-202603"),
+        ("@((context.Subscription?.Id.Split('-')[1] ?? \"none\"))", "1"),
         ("@(/* why */ context.Request.Method)", "GET"),
     ],
 )
@@ -108,6 +111,12 @@ def test_what_is_null_stays_null_behind_a_question_mark_and_fails_without_one() 
     assert value_of('@(Convert.ToInt64(context.Response?.Headers.GetValueOrDefault("Content-Length","0")))', **absent) == 0
     with pytest.raises(ExpressionError):
         value_of("@(context.Subscription.Id)", **absent)
+
+
+def test_a_part_that_is_not_there_fails_and_of_null_is_null() -> None:
+    with pytest.raises(ExpressionError, match="outside the bounds"):
+        value_of("@(context.Subscription.Id.Split('-')[2])")
+    assert value_of("@(context.Subscription?.Id.Split('-')[0] ?? \"none\")", subscription=None) == "none"
 
 
 def test_the_reason_of_an_error_can_be_asked_for() -> None:

@@ -58,6 +58,16 @@ def test_on_error_answers_for_the_limits_that_the_plan_has(fields: dict[str, obj
     assert [(when.get("condition") or "").split('"')[1] for when in on_error.iter("when")] == conditions
 
 
+def test_thirty_days_over_several_keys_are_counted_for_all_of_them() -> None:
+    root = etree.fromstring(policy.merge(None, product(quota={"calls": 7, "window": "30_days"}, keys=3)))
+    (limit,) = root.iter("quota", "quota-by-key")
+    assert (str(limit.tag), limit.get("renewal-period"), limit.get("counter-key")) == (
+        "quota-by-key",
+        "2592000",
+        "@(context.Subscription.Id.Split('_')[0])",
+    )
+
+
 def test_the_gate_stands_behind_the_rate_limit_and_before_the_quota() -> None:
     root = etree.fromstring(policy.merge(None, product(apis=["orders"], operations={"orders": ["list-orders", "get-order"]})))
     inbound = root.find("inbound")

@@ -10,6 +10,7 @@ from azure.mgmt.apimanagement.models import SubscriptionCreateParameters
 
 from billing_common.catalogue import Catalogue, CatalogueError, Product
 from billing_common.catalogue_changes import read_over
+from billing_common.key_sids import sid_of
 from checkout import policy
 from checkout.carrying import Outside
 from checkout.gates import note_unknown
@@ -105,6 +106,26 @@ async def test_a_used_up_quota_is_told_limit_window_wait_and_where_to_upgrade(se
     assert f"{words} are used up." in body["message"]
     assert body["message"].endswith(f"for a plan with more, see {PRICING}.")
     assert 1 <= int(refused.headers["retry-after"]) <= days_max * 86_400
+
+
+@pytest.mark.parametrize("window", ["calendar_month", "30_days"])
+async def test_one_allowance_is_for_all_keys_of_a_subscription_and_not_for_those_of_another(
+    sell: Sell, outside: Outside, settings: Settings, sandboxes: Sandboxes, window: str
+) -> None:
+    plan = f"k-{window.replace('_', '-')}"
+    first = await sell({"id": plan, "quota": {"calls": 2, "window": window}, "keys": 3})
+    at, api = (settings.apim_resource_group, settings.apim_service_name), outside.apim._client.subscription
+    keys = {}
+    for sid in (sid_of(f"sub-{plan}", 2), f"other-{plan}"):
+        await api.create_or_update(*at, sid, SubscriptionCreateParameters(scope=f"/products/{plan}", display_name=sid, state="active"))
+        keys[sid] = str((await api.list_secrets(*at, sid)).primary_key)
+    async with httpx.AsyncClient(base_url=sandboxes.calls) as anybody:
+        second, other = ({"Ocp-Apim-Subscription-Key": key} for key in keys.values())
+        assert (await first.get("/orders")).status_code == 200
+        assert (await anybody.get("/orders", headers=second)).status_code == 200
+        assert (await first.get("/orders")).status_code == 403
+        assert (await anybody.get("/orders", headers=second)).json()["code"] == "quota_exceeded"
+        assert (await anybody.get("/orders", headers=other)).status_code == 200
 
 
 async def test_a_key_that_is_not_known_keeps_azures_own_words(sell: Sell) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from lxml import etree
 
 from billing_common.catalogue import Product
+from billing_common.key_sids import SEPARATOR
 from checkout import policy_answers
 from checkout.policy_answers import Plans
 
@@ -17,7 +18,9 @@ BLOCK_SHOWN_MAX = 200
 SKELETON = (
     "<policies><inbound><base /></inbound><backend><base /></backend><outbound><base /></outbound><on-error><base /></on-error></policies>"
 )
-MONTH_KEY = '@(context.Subscription.Id + "-" + context.Timestamp.ToString("yyyyMM"))'
+# The sids of one subscription's keys differ behind "_" (billing_common.key_sids): one allowance over all of them.
+OF_THE_SUBSCRIPTION = f"context.Subscription.Id.Split('{SEPARATOR}')[0]"
+MONTH_KEY = f'@({OF_THE_SUBSCRIPTION} + "-" + context.Timestamp.ToString("yyyyMM"))'
 PARTITION_KEY = '@(context.Subscription?.Id ?? "none")'
 # The fields of docs/architecture.md "Usage on the wire". Plain expressions only: gateways that know a closed list know these.
 USAGE_RECORD = """@{
@@ -133,8 +136,11 @@ def _inbound(product: Product, plans: Plans) -> list[Element]:
     found += _gate(product, plans)
     if product.quota and product.quota.beyond == "stop":
         calls = str(product.quota.calls)
-        if product.quota.window == "30_days":
-            found.append(etree.Element("quota", {"calls": calls, "renewal-period": str(THIRTY_DAYS_SECONDS)}))
+        thirty_days = {"calls": calls, "renewal-period": str(THIRTY_DAYS_SECONDS)}
+        if product.quota.window == "30_days" and product.keys > 1:  # `quota` would give each key an allowance of its own
+            found.append(etree.Element("quota-by-key", {**thirty_days, "counter-key": f"@({OF_THE_SUBSCRIPTION})"}))
+        elif product.quota.window == "30_days":
+            found.append(etree.Element("quota", thirty_days))
         else:  # The key names the month, so its counter never has to be renewed: 0 is for ever.
             found.append(etree.Element("quota-by-key", {"calls": calls, "renewal-period": "0", "counter-key": MONTH_KEY}))
     return found

@@ -6,7 +6,7 @@ import orjson
 
 from sandbox_apim.policy.call import Call
 from sandbox_apim.policy.members import DATE_NUMBERS, MEMBERS, Getter, Typed, date_format, date_part, header, strict
-from sandbox_apim.policy.operators import add, arithmetic, comparable, compare, json_value, logical, require, text, to_int
+from sandbox_apim.policy.operators import add, arithmetic, comparable, compare, json_value, logical, require, split_part, text, to_int
 from sandbox_apim.policy.tokens import ExpressionSyntaxError, Token, expression_end, tokenize
 
 __all__ = ["ExpressionSyntaxError", "Template", "compile_template", "compile_value"]
@@ -143,6 +143,8 @@ class Parser:
         return inner
 
     def _postfix(self, value: Typed) -> Typed:
+        if self._peek().text == "." and self._peek(1).text == "Split":
+            value = self._part_of(value)
         while self._peek().text in {".", "?."} and self._peek(1).text == "ToString":
             self._take(), self._take()
             self._expect("mark", "(")
@@ -153,6 +155,18 @@ class Parser:
             inner = value.get
             value = Typed("string", lambda call, inner=inner: None if (found := inner(call)) is None else text(found))  # type: ignore[misc]
         return value
+
+    def _part_of(self, value: Typed) -> Typed:
+        """`.Split('c')[n]` of a text."""
+        require(value, "string", "Split")
+        self._take(), self._take()
+        self._expect("mark", "(")
+        separator = self._expect("char", None).text
+        self._expect("mark", ")")
+        self._expect("mark", "[")
+        index = int(self._expect("number", None).text)
+        self._expect("mark", "]")
+        return Typed("string", split_part(value.get, separator, index))
 
     def _primary(self) -> Typed:  # noqa: PLR0911 - one return per form is the clearest list
         token = self._take()
@@ -239,7 +253,7 @@ class Parser:
         names: list[str] = []
         safe = False
         while self._peek().text in {".", "?."}:
-            if self._peek(1).text == "ToString" and names[:1] != ["Timestamp"]:
+            if self._peek(1).text == "Split" or (self._peek(1).text == "ToString" and names[:1] != ["Timestamp"]):
                 break
             if self._take().text == "?.":
                 if len(names) != 1:

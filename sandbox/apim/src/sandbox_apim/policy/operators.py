@@ -81,6 +81,21 @@ def to_int(get: Getter, *, nullable: bool, null_is_zero: bool = False) -> Getter
     return convert
 
 
+def split_part(get: Getter, separator: str, index: int) -> Getter:
+    """Return `text.Split(separator)[index]`; null stays null."""
+
+    def cut(call: Call) -> str | None:
+        value = get(call)
+        if value is None:
+            return None
+        parts = str(value).split(separator)
+        if index >= len(parts):
+            raise ExpressionError("Index was outside the bounds of the array.")
+        return parts[index]
+
+    return cut
+
+
 def json_value(value: Typed) -> Getter:
     if value.type in {"string", "guid", "int", "double", "bool", "null"}:
         return value.get

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 TOKEN = re.compile(
     r"""(?P<space>\s+|//[^\n]*|/\*.*?\*/)
       | (?P<string>"(?:[^"\\\n]|\\.)*")
+      | (?P<char>'(?:[^'\\\n]|\\.)')
       | (?P<number>\d+)
       | (?P<name>[A-Za-z_][A-Za-z0-9_]*)
-      | (?P<mark>\?\.|\?\?|==|!=|>=|<=|&&|\|\||[-+*.,;(){}?!<>])""",
+      | (?P<mark>\?\.|\?\?|==|!=|>=|<=|&&|\|\||[-+*.,;(){}?!<>\[\]])""",
     re.VERBOSE | re.DOTALL,
 )
 ESCAPES = {"b": "\b", "f": "\f", "n": "\n", "t": "\t", "r": "\r", '"': '"', "\\": "\\", "'": "'", "0": "\0"}
@@ -21,7 +22,7 @@ class ExpressionSyntaxError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    kind: str  # string, number, name, mark, end
+    kind: str  # string, char, number, name, mark, end
     text: str
 
 
@@ -34,7 +35,7 @@ def tokenize(text: str) -> list[Token]:
         if match is None:
             raise ExpressionSyntaxError(f"unexpected character '{text[position]}'")
         kind = match.lastgroup or ""
-        if kind == "string":
+        if kind in {"string", "char"}:
             tokens.append(Token(kind, _unescape(match.group()[1:-1])))
         elif kind != "space":
             tokens.append(Token(kind, match.group()))
@@ -59,7 +60,7 @@ def expression_end(text: str, start: int) -> int:
     closing = {"(": ")", "{": "}"}[opening]
     depth, position = 0, start + 1
     while position < len(text):
-        match = re.compile(r'"(?:[^"\\\n]|\\.)*"|//[^\n]*|/\*.*?\*/', re.DOTALL).match(text, position)
+        match = re.compile(r'"(?:[^"\\\n]|\\.)*"|\'(?:[^\'\\\n]|\\.)\'|//[^\n]*|/\*.*?\*/', re.DOTALL).match(text, position)
         if match is not None:
             position = match.end()
             continue
