@@ -15,7 +15,13 @@ from billing_common import testing
 from billing_common.apim_client import create_client
 from billing_common.clock import BusinessClock
 from billing_common.db import create_pool
-from billing_common.events import CatalogueApplied, SubscriptionCancellationRequested, SubscriptionUpdated, UsageThresholdReached
+from billing_common.events import (
+    CatalogueApplied,
+    SubscriptionCancellationRequested,
+    SubscriptionKeysChanged,
+    SubscriptionUpdated,
+    UsageThresholdReached,
+)
 from billing_common.settings import ApimSettings
 from sandbox_apim.app import Sandbox, running
 from sandbox_apim.settings import Settings as SandboxSettings
@@ -43,7 +49,7 @@ async def connection(database: str) -> AsyncIterator[asyncpg.Connection]:
 async def pool(database: str) -> AsyncIterator[asyncpg.Pool]:
     """The writer needs real commits, NOTIFY and locks, so tables are emptied instead of rolled back."""
     pool = await create_pool(database, schema=NAME)
-    await pool.execute("truncate access, access_change, plan, outbox, inbox")
+    await pool.execute("truncate access, access_change, access_key, plan, outbox, inbox")
     yield pool
     await pool.close()
 
@@ -138,9 +144,14 @@ class Samples:
         }
         return SubscriptionUpdated(**{**given, "status": status, "revision": revision, **changes})
 
-    def catalogue(self, grace_days: int = 0, version: int = 1) -> CatalogueApplied:
+    def keys(self, *numbers: int, revision: int = 1, revoked: tuple[int, ...] = (), **changes: Any) -> SubscriptionKeysChanged:
+        wishes = [{"sid": f"s-1_{number}", "name": f"Key {number}", "revoked": number in revoked} for number in numbers]
+        given: dict[str, Any] = {"subscription_id": "s-1", "account_id": "a-1", "user_id": "u-1", "keys": wishes}
+        return SubscriptionKeysChanged(cause_id=f"keys-{revision}", occurred_at=JANUARY, revision=revision, **(given | changes))
+
+    def catalogue(self, grace_days: int = 0, version: int = 1, keys: int = 3) -> CatalogueApplied:
         plan = {"id": "standard", "name": "Standard", "model": "Tier", "price": {"base": "9"}, "quota": {"calls": 9}}
-        product = plan | {"policies": {"dunning_grace_days": grace_days}}
+        product = plan | {"policies": {"dunning_grace_days": grace_days}, "keys": keys}
         document = {"version": 1, "meters": {"calls": {"name": "Calls"}}, "products": [product]}
         return CatalogueApplied(cause_id=f"apply-{version}", occurred_at=JANUARY, version=version, document=document)
 

@@ -10,6 +10,7 @@ import pytest
 
 from billing_common.events import (
     AccessGranted,
+    AccessRestored,
     Event,
     InvalidEventError,
     SubscriptionChangeProgressed,
@@ -218,6 +219,20 @@ async def test_a_second_key_counts_for_its_subscription(
     await publish(granted)
     await settle(collector)
     assert await windows(pool) == {("sub-1", "calls", START, HOUR): (1, 1)}
+
+
+@pytest.mark.parametrize("kind", [AccessGranted, AccessRestored])
+async def test_all_keys_of_a_subscription_count_for_it(
+    pool: asyncpg.Pool, publish: Publish, collector: Collector, clock: FixedClock, kind: type[Event]
+) -> None:
+    await publish(catalogue_applied())
+    await publish(state())
+    await collect(collector, clock, [call(sid, START, sub=sid) for sid in ("sub-1", "sub-1_2", "sub-1_3", "sub-2_2")])
+    told = {"sids": ["sub-1", "sub-1_2", "sub-1_3"], "reason": "keys", "event_id": "0" * 32}
+    await publish(kind.model_validate(suspended(START).model_dump() | told))
+    await settle(collector)
+    assert await windows(pool) == {("sub-1", "calls", START, HOUR): (3, 3)}
+    assert (await outcomes(pool))["sub-2_2"] == "held: unknown_subscription"
 
 
 async def test_a_suspension_for_another_reason_cuts_nothing(pool: asyncpg.Pool, publish: Publish) -> None:

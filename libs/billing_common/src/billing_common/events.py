@@ -142,6 +142,24 @@ class SubscriptionChangeWithdrawn(SubscriptionEvent):
     change_id: str = Field(description="event id of the subscription.change_requested that is taken back")
 
 
+class KeyWish(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    sid: str = Field(description="of the key at API Management: the subscription's id, _ and a number from 2 on, never used again")
+    name: str = Field(max_length=100, description="as its owner named it")
+    revoked: bool = False
+
+
+class SubscriptionKeysChanged(SubscriptionEvent):
+    """All keys beside the first that a subscription's owner has asked for. Newer revisions replace older ones."""
+
+    topic = "subscription.keys_changed"
+    publisher = "delegation_gateway"
+    user_id: str
+    revision: int = Field(ge=1)
+    keys: tuple[KeyWish, ...] = Field(max_length=1000)
+
+
 # --- checkout -----------------------------------------------------------------------------------------------------------
 
 
@@ -437,7 +455,8 @@ class AccessEvent(SubscriptionEvent):
     product_id: str
     sid: str
     revision: int = Field(ge=1)
-    reason: str = Field(description="subscribed, payment_failed, paid, cancellation, canceled, paused")
+    sids: tuple[str, ...] = Field(default=(), description="of all its keys that are not revoked, the first included; empty: only sid")
+    reason: str = Field(description="subscribed, payment_failed, paid, cancellation, canceled, paused, keys")
     effective_at: AwareDatetime
 
 
@@ -463,7 +482,7 @@ class AccessRevoked(AccessEvent):
 
 ALL_EVENTS: tuple[type[Event], ...] = (
     AccountRegistered, AccountClosed, SubscriptionRequested, SubscriptionCancellationRequested, SubscriptionChangeRequested,
-    SubscriptionChangeWithdrawn, CatalogueApplied, SubscriptionRequestFailed, SubscriptionChangeProgressed,
+    SubscriptionChangeWithdrawn, SubscriptionKeysChanged, CatalogueApplied, SubscriptionRequestFailed, SubscriptionChangeProgressed,
     SubscriptionCreated, SubscriptionUpdated, SubscriptionDeleted,
     CheckoutCompleted, CheckoutExpired, InvoiceCreated, InvoiceFinalized, InvoicePaid, InvoicePaymentFailed, PaymentMethodChanged,
     UsageCollected, UsageSegmentClosed, UsageThresholdReached, UsageCorrected, UsageReported, UsageRejected, UsageSettled,

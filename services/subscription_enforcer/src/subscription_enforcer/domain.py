@@ -172,6 +172,13 @@ def change(before: Applied | None, after: Applied) -> tuple[type[AccessEvent], s
     return AccessRestored, "paid" if before.reason == "payment_failed" else after.reason
 
 
+def change_of_keys(applied: Applied) -> tuple[type[AccessEvent], str] | None:
+    """Return which event tells that keys came or went while access stayed as it is."""
+    if applied.access == "revoked":
+        return None
+    return (AccessGranted, "keys") if applied.access == "granted" else (AccessSuspended, applied.reason)
+
+
 def needs_permission(before: Applied | None, desired: Desired, approved_by: str | None) -> bool:
     """Whether the breaker counts this change: a working key that stops for missing payment."""
     return (

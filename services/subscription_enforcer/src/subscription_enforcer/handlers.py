@@ -16,13 +16,14 @@ from billing_common.events import (
     SubscriptionCreated,
     SubscriptionDeleted,
     SubscriptionEvent,
+    SubscriptionKeysChanged,
     SubscriptionState,
     SubscriptionUpdated,
     UsageThresholdReached,
 )
 from billing_common.inbox import claim
 from billing_common.messaging import consume
-from subscription_enforcer import domain, plans, store
+from subscription_enforcer import domain, keys, plans, store
 from subscription_enforcer.domain import Facts
 
 NAME = "subscription_enforcer"
@@ -42,9 +43,9 @@ async def on_catalogue_applied(event: CatalogueApplied, pool: Pool, clock: Clock
         if not await claim(connection, event, consumer=NAME):
             return
         await plans.add(connection, event.version, catalogue.products)
-        for subscription_id in await plans.unpaid_of(connection, event.version):
+        for subscription_id in await plans.waiting_for(connection, event.version):
             facts = await store.lock_facts(connection, subscription_id, "")
-            await store.save(connection, facts, await plans.decide(connection, facts, clock.now()))
+            await plans.settle(connection, facts, clock.now())
 
 
 @consume(router, SubscriptionCreated, service=NAME)
@@ -74,6 +75,21 @@ async def on_threshold_reached(event: UsageThresholdReached, pool: Pool, clock: 
     await _learn(event, pool, clock, lambda facts: domain.with_threshold(facts, event))
 
 
+@consume(router, SubscriptionKeysChanged, service=NAME)
+async def on_keys_changed(event: SubscriptionKeysChanged, pool: Pool, clock: Clock) -> None:
+    """Give the subscription the keys that its owner wants, as many as its plan allows."""
+    domain.checked_id(event.subscription_id)
+    async with pool.acquire() as connection, connection.transaction():
+        if not await claim(connection, event, consumer=NAME):
+            return
+        await plans.lock(connection)
+        facts = await store.lock_facts(connection, event.subscription_id, event.account_id)
+        if facts.account_id != event.account_id:
+            raise InvalidEventError("the subscription belongs to another account")
+        if await keys.keep(connection, event):
+            await plans.settle(connection, facts, clock.now())
+
+
 async def _take_state(event: SubscriptionState, pool: Pool, clock: BusinessClock) -> None:
     await _learn(event, pool, clock, lambda facts: domain.with_state(facts, event, clock.now()))
 
@@ -87,4 +103,4 @@ async def _learn(event: SubscriptionEvent, pool: Pool, clock: BusinessClock, add
         known = await store.lock_facts(connection, event.subscription_id, event.account_id)
         facts = add(known)
         if facts != known:
-            await store.save(connection, facts, await plans.decide(connection, facts, clock.now()))
+            await plans.settle(connection, facts, clock.now())

@@ -5,9 +5,10 @@ from datetime import datetime, timedelta
 
 from billing_common.catalogue import Product
 from billing_common.db import Connection
-from subscription_enforcer import domain
-from subscription_enforcer.domain import Desired, Facts
+from subscription_enforcer import domain, keys, store
+from subscription_enforcer.domain import Facts
 
+KEYS_MAX = 1000
 PLANS_LOCK = "subscription_enforcer.plans"
 
 
@@ -20,22 +21,29 @@ async def add(connection: Connection, version: int, products: Iterable[Product])
     """Keep a catalogue version, when no decision is being made. It comes before or after the subscriptions to it."""
     await connection.execute("select pg_advisory_xact_lock(hashtext($1))", PLANS_LOCK)
     await connection.executemany(
-        "insert into plan(catalogue_version, product_id, dunning_grace_days) values ($1, $2, $3) on conflict do nothing",
-        [(version, product.id, product.policies.dunning_grace_days) for product in products],
+        "insert into plan(catalogue_version, product_id, dunning_grace_days, keys) values ($1, $2, $3, $4) on conflict do nothing",
+        [(version, product.id, product.policies.dunning_grace_days, product.keys) for product in products],
     )
 
 
-async def unpaid_of(connection: Connection, version: int) -> list[str]:
-    """Return the unpaid subscriptions of a catalogue version: what becomes of them waited for it."""
+async def waiting_for(connection: Connection, version: int) -> list[str]:
+    """Return the subscriptions of a catalogue version that are unpaid or have further keys: what becomes of them waited for it."""
     rows = await connection.fetch(
-        "select subscription_id from access where catalogue_version = $1 and status = 'unpaid' order by subscription_id", version
+        "select subscription_id from access where catalogue_version = $1 and (status = 'unpaid' or keys_revision > 0) order by 1", version
     )
     return [row["subscription_id"] for row in rows]
 
 
-async def decide(connection: Connection, facts: Facts, now: datetime) -> Desired | None:
-    """Decide with the grace of the subscription's plan; while the plan is unknown nobody is suspended for missing payment."""
-    days = await connection.fetchval(
-        "select dunning_grace_days from plan where catalogue_version = $1 and product_id = $2", facts.catalogue_version, facts.product_id
+async def settle(connection: Connection, facts: Facts, now: datetime) -> None:
+    """Decide, by the subscription's plan, and write what access and keys should be.
+
+    While the plan is unknown nobody is suspended for missing payment, and no key for being one too many.
+    """
+    row = await connection.fetchrow(
+        "select dunning_grace_days, keys from plan where catalogue_version = $1 and product_id = $2",
+        facts.catalogue_version,
+        facts.product_id,
     )
-    return domain.decide(facts, now, grace=None if days is None else timedelta(days=days))
+    desired = domain.decide(facts, now, grace=None if row is None else timedelta(days=row["dunning_grace_days"]))
+    await store.save(connection, facts, desired)
+    await keys.save_desired(connection, facts.subscription_id, desired.access if desired else None, row["keys"] if row else KEYS_MAX)

@@ -9,7 +9,7 @@ import asyncpg
 import structlog
 from prometheus_client import Counter
 
-from subscription_enforcer import domain, store
+from subscription_enforcer import store
 from subscription_enforcer.apim_gateway import ApimGateway, Found
 
 BATCH = 500
@@ -53,8 +53,8 @@ class Repair:
                 drifted += await self._compare_batch(batch, started)
                 batch = []
         drifted += await self._compare_batch(batch, started)
-        for sid in await store.granted_but_not_in(self._pool, started, seen):
-            await self._mark(sid, "missing")
+        for subscription_id in await store.granted_but_not_in(self._pool, started, seen):
+            await self._mark(subscription_id, "missing")
             drifted += 1
         if drifted:
             log.warning("access had drifted at API Management and is applied again", count=drifted)
@@ -66,14 +66,13 @@ class Repair:
         for found in batch:
             if (ours := known.get(found.sid)) is None:
                 continue
-            access = ours.applied.access
-            moved = access != "revoked" and found.product_id.lower() != ours.applied.product_id.lower()
-            if found.state != domain.STATE_AT_APIM[access] or moved:
-                await self._mark(found.sid, found.state)
+            moved = ours.state != "cancelled" and found.product_id.lower() != ours.product_id.lower()
+            if found.state != ours.state or moved:
+                await self._mark(ours.subscription_id, found.state)
                 drifted += 1
         return drifted
 
-    async def _mark(self, sid: str, found: str) -> None:
+    async def _mark(self, subscription_id: str, found: str) -> None:
         REPAIRED.labels(found).inc()
-        log.warning("access has drifted", subscription_id=sid, found=found)
-        await store.mark_drifted(self._pool, sid, uuid4())
+        log.warning("access has drifted", subscription_id=subscription_id, found=found)
+        await store.mark_drifted(self._pool, subscription_id, uuid4())

@@ -1,6 +1,7 @@
 """Every table and query of the subscription enforcer."""
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from typing import Any
@@ -9,7 +10,8 @@ from uuid import UUID
 import asyncpg
 
 from billing_common.db import Connection
-from subscription_enforcer.domain import Applied, Desired, Facts
+from billing_common.key_sids import subscription_of
+from subscription_enforcer.domain import STATE_AT_APIM, Applied, Desired, Facts
 
 CHANNEL = "subscription_enforcer.access"
 FACTS = ", ".join(field.name for field in fields(Facts))
@@ -26,6 +28,8 @@ class Pending:
     attempted: bool
     approved_by: str | None
     tries: int
+    keys: Mapping[str, str]  # sid -> what it should be at API Management
+    applied_keys: Mapping[str, str]
 
 
 async def lock_facts(connection: Connection, subscription_id: str, account_id: str) -> Facts:
@@ -66,6 +70,8 @@ def _pending(row: Any) -> Pending:
         attempted=row["intent"] is not None,
         approved_by=row["approved_by"],
         tries=row["tries"],
+        keys=json.loads(row["desired_keys"]),
+        applied_keys=json.loads(row["applied_keys"]),
     )
 
 
@@ -135,12 +141,14 @@ async def lock_outcome(connection: Connection, subscription_id: str, intent: UUI
     return None if row is None else Outcome(_applied(row), row["applied_revision"], row["waited"] or 0.0)
 
 
-async def confirm(connection: Connection, subscription_id: str, applied: Applied, *, revision: int, effective_at: datetime) -> None:
-    """Write the outcome, and the change if it is one."""
+async def confirm(
+    connection: Connection, subscription_id: str, applied: Applied, *, revision: int, effective_at: datetime, because: str | None = None
+) -> None:
+    """Write the outcome, and the change if it is one; `because`: its reason where that is not the one of the access."""
     await connection.execute(
         "with before as (select applied_revision from access where subscription_id = $1), "
         "noted as (insert into access_change(subscription_id, revision, access, reason, product_id, effective_at) "
-        "select $1, $5, $2, $3, $4, $6 from before where applied_revision < $5) "
+        "select $1, $5, $2, coalesce($7, $3), $4, $6 from before where applied_revision < $5) "
         "update access set applied = $2::text, applied_reason = $3::text, applied_product_id = $4::text, applied_revision = $5, "
         "effective_at = case when applied_revision < $5 then $6 else effective_at end, "
         "intent = null, tries = 0, last_error = '', held = false, changed_at = now() where subscription_id = $1",
@@ -150,6 +158,7 @@ async def confirm(connection: Connection, subscription_id: str, applied: Applied
         applied.product_id,
         revision,
         effective_at,
+        because,
     )
 
 
@@ -244,7 +253,9 @@ class Known:
     """What API Management should have under a sid."""
 
     sid: str
-    applied: Applied
+    subscription_id: str
+    state: str
+    product_id: str
 
 
 async def database_time(pool: Source) -> datetime:
@@ -254,29 +265,38 @@ async def database_time(pool: Source) -> datetime:
 
 async def applied_before(pool: Source, moment: datetime, sids: Iterable[str]) -> dict[str, Known]:
     """Return those of the sids that are ours, at rest, and were applied before `moment` (wall time)."""
+    asked = set(sids)
     rows = await pool.fetch(
-        "select subscription_id, applied, applied_reason, applied_product_id from access "
+        "select subscription_id, applied, applied_product_id, applied_keys from access "
         "where subscription_id = any($1::text[]) and applied is not null and not pending and changed_at < $2",
-        list(sids),
+        list(asked | {subscription_of(sid) for sid in asked}),
         moment,
     )
-    return {row["subscription_id"]: Known(row["subscription_id"], applied) for row in rows if (applied := _applied(row))}
+    found = {}
+    for row in rows:
+        states = {row["subscription_id"]: STATE_AT_APIM[row["applied"]], **json.loads(row["applied_keys"])}
+        for sid in asked & states.keys():
+            found[sid] = Known(sid, row["subscription_id"], states[sid], row["applied_product_id"])
+    return found
 
 
 async def granted_but_not_in(pool: Source, moment: datetime, seen: Iterable[str]) -> list[str]:
-    """Return sids that should work and that API Management did not list."""
+    """Return subscriptions of which API Management did not list a key that should work."""
     rows = await pool.fetch(
         "select subscription_id from access where applied = 'granted' and not pending and changed_at < $2 "
-        "and not subscription_id = any($1::text[])",
+        "and (not subscription_id = any($1::text[]) or exists "
+        "(select from jsonb_each_text(applied_keys) where value = 'active' and not key = any($1::text[])))",
         list(seen),
         moment,
     )
     return [row["subscription_id"] for row in rows]
 
 
-async def mark_drifted(pool: Source, sid: str, intent: UUID) -> None:
+async def mark_drifted(pool: Source, subscription_id: str, intent: UUID) -> None:
     """Make the writer apply it again: what API Management has is not what was applied."""
     await pool.execute(
-        "update access set intent = $2, retry_at = now(), desired_at = now() where subscription_id = $1 and not pending", sid, intent
+        "update access set intent = $2, retry_at = now(), desired_at = now() where subscription_id = $1 and not pending",
+        subscription_id,
+        intent,
     )
     await pool.execute("select pg_notify($1, '')", CHANNEL)

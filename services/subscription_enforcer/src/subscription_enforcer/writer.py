@@ -3,6 +3,7 @@
 import asyncio
 import time
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime, timedelta
 from uuid import UUID, uuid4
 
@@ -13,7 +14,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from billing_common.clock import BusinessClock
 from billing_common.db import listening, require_open
 from billing_common.outbox import announce
-from subscription_enforcer import domain, plans, store
+from subscription_enforcer import domain, keys, plans, store
 from subscription_enforcer.apim_gateway import ApimError, ApimGateway, Wanted
 from subscription_enforcer.domain import Applied
 from subscription_enforcer.store import Pending
@@ -88,6 +89,7 @@ class Writer:
         )
         try:
             await self._gateway.apply(wanted, new=pending.applied is None and not pending.attempted)
+            await self._apply_keys(pending, wanted)
         except ApimError as error:
             pause = domain.pause_seconds(pending.tries)
             log.warning("access is tried again", subscription_id=sid, tries=pending.tries + 1, pause_seconds=pause, error=str(error))
@@ -95,15 +97,30 @@ class Writer:
             return
         await self._confirm(pending, Applied(desired.access, desired.reason, facts.product_id), intent, self._clock.now())
 
+    async def _apply_keys(self, pending: Pending, first: Wanted) -> None:
+        """Make the further keys what they should be; those that are so already are looked at only when that is not sure."""
+        if not pending.keys:
+            return
+        async with self._pool.acquire() as connection:
+            names = await keys.names(connection, first.sid)
+        moved = pending.applied is None or pending.applied.product_id != first.product_id
+        for sid, state in pending.keys.items():
+            if pending.attempted or moved or pending.applied_keys.get(sid) != state:
+                await self._gateway.apply(replace(first, sid=sid, state=state, display_name=names.get(sid, "")), new=False)
+
     async def _confirm(self, pending: Pending, applied: Applied, intent: UUID, effective_at: datetime) -> None:
         facts = pending.facts
         async with self._pool.acquire() as connection, connection.transaction():
             before = await store.lock_outcome(connection, facts.subscription_id, intent)
             if before is None:
                 return
+            keys_before = await keys.confirm(connection, facts.subscription_id, pending.keys)
             change = domain.change(before.applied, applied)
+            because = None
+            if change is None and keys.existing(keys_before) != keys.existing(pending.keys):
+                change, because = domain.change_of_keys(applied), "keys"
             revision = before.revision + (change is not None)
-            await store.confirm(connection, facts.subscription_id, applied, revision=revision, effective_at=effective_at)
+            await store.confirm(connection, facts.subscription_id, applied, revision=revision, effective_at=effective_at, because=because)
             if change is not None:
                 event, reason = change
                 announced = event(
@@ -115,6 +132,7 @@ class Writer:
                     user_id=facts.user_id,
                     product_id=facts.product_id,
                     sid=facts.subscription_id,
+                    sids=(facts.subscription_id, *sorted(keys.existing(pending.keys))),
                     revision=revision,
                     reason=reason,
                 )
@@ -138,7 +156,7 @@ class Writer:
             async with self._pool.acquire() as connection, connection.transaction():
                 await plans.lock(connection)
                 facts = await store.lock_facts(connection, subscription_id, "")
-                await store.save(connection, facts, await plans.decide(connection, facts, now))
+                await plans.settle(connection, facts, now)
         return len(found)
 
     # --- the breaker ---

@@ -13,6 +13,7 @@ from billing_common.db import Connection, Pool
 from billing_common.events import (
     AccessEvent,
     AccessGranted,
+    AccessRestored,
     AccessSuspended,
     CatalogueApplied,
     InvalidEventError,
@@ -96,10 +97,20 @@ async def on_change_progressed(event: SubscriptionChangeProgressed, pool: Pool, 
 
 @consume(router, AccessGranted, service=SERVICE)
 async def on_access_granted(event: AccessGranted, pool: Pool) -> None:
-    """Learn the key's sid: a subscription may have several keys."""
+    await _learn_keys(event, pool)
+
+
+@consume(router, AccessRestored, service=SERVICE)
+async def on_access_restored(event: AccessRestored, pool: Pool) -> None:
+    """A key that was asked for while access was suspended is made when it is restored."""
+    await _learn_keys(event, pool)
+
+
+async def _learn_keys(event: AccessEvent, pool: Pool) -> None:
+    """Learn the sids of the subscription's keys; calls that came before are judged again."""
     async with pool.acquire() as connection, connection.transaction():
         await store.lock_exclusive(connection)
-        if await claim(connection, event, consumer=SERVICE) and await _add_key(connection, event):
+        if await claim(connection, event, consumer=SERVICE) and await _add_keys(connection, event):
             await subscription_store.touch(connection, event.subscription_id)
 
 
@@ -112,14 +123,16 @@ async def on_access_suspended(event: AccessSuspended, pool: Pool, clock: Clock) 
         await store.lock_exclusive(connection)
         if not await claim(connection, event, consumer=SERVICE):
             return
-        await _add_key(connection, event)
+        await _add_keys(connection, event)
         await subscription_store.add_cut(connection, event.subscription_id, event.account_id, event.effective_at)
         await revise(connection, event.subscription_id, event.account_id, clock)
     log.info("segment cut", event_id=str(event.event_id), subscription_id=event.subscription_id)
 
 
-async def _add_key(connection: Connection, event: AccessEvent) -> bool:
-    return await subscription_store.add_key(connection, event.sid, event.subscription_id, event.account_id)
+async def _add_keys(connection: Connection, event: AccessEvent) -> bool:
+    """Tell whether any of them is new."""
+    new = [await subscription_store.add_key(connection, sid, event.subscription_id, event.account_id) for sid in {event.sid, *event.sids}]
+    return any(new)
 
 
 async def revise(connection: Connection, subscription_id: str, account_id: str, clock: BusinessClock) -> None:
