@@ -16,6 +16,7 @@ from turnpike_ui.errors import PageError
 from turnpike_ui.pages import Brand, NavLink, Pages
 
 NEWEST = 15
+DELIVERIES_SHOWN = 60
 TEMPLATES = Path(__file__).parent / "templates"
 BADGES = {
     "active": "good", "paid": "good", "delivered": "good", "trialing": "accent", "open": "warn", "past_due": "warn", "pending": "accent",
@@ -75,12 +76,12 @@ async def overview(request: Request) -> Response:
 async def webhooks(request: Request) -> Response:
     sandbox: Sandbox = request.app.state.sandbox
     columns = "event_type, endpoint, state, attempts, last_status, last_error, delivered_wall, event"
-    sql = f"SELECT {columns} FROM deliveries ORDER BY id DESC LIMIT 100"  # noqa: S608 - a constant
+    sql = f"SELECT {columns} FROM deliveries ORDER BY id DESC LIMIT {DELIVERIES_SHOWN}"  # noqa: S608 - a constant
     names = ("type", "endpoint", "state", "attempts", "status", "error", "delivered", "event")
     rows = [dict(zip(names, row, strict=True)) for row in sandbox.world.store.execute(sql)]
     endpoints = {one["id"]: one for one in sandbox.world.store.select("webhook_endpoint")}
     pages: Pages = request.app.state.pages
-    return pages.render(request, "webhooks.html", {"rows": rows, "endpoints": endpoints})
+    return pages.render(request, "webhooks.html", {"rows": rows, "endpoints": endpoints, "most": DELIVERIES_SHOWN})
 
 
 async def invoice(request: Request) -> Response:
