@@ -42,6 +42,7 @@ class RecordedApim:
     fails: bool = False
     refuses: bool = False
     keys_shown: list[str] = field(default_factory=list)
+    regenerated: list[tuple[str, str]] = field(default_factory=list)
 
     async def ensure_user(self, user_id: str, *, email: str, first_name: str, last_name: str) -> None:
         if self.fails:
@@ -61,6 +62,11 @@ class RecordedApim:
             raise ApimUnavailableError("down")
         self.keys_shown.append(sid)
         return f"primary-of-{sid}", f"secondary-of-{sid}"
+
+    async def regenerate(self, sid: str, which: str) -> None:
+        if self.fails:
+            raise ApimUnavailableError("down")
+        self.regenerated.append((sid, which))
 
     async def ensure_delegation(self, url: str, key: str) -> None:
         self.delegation = (url, key)

@@ -92,6 +92,23 @@ def test_a_way_back_to_another_site_becomes_the_start_page() -> None:
         assert sign_in_address("http://portal", "t&1&x==", target) == "http://portal/signin-sso?token=t%261%26x%3D%3D&returnUrl=%2F"
 
 
+async def test_one_value_of_a_key_is_replaced_and_the_other_stays(gateway: ApimGateway) -> None:
+    client = gateway._client
+    await client.product.create_or_update(*PLACE, "pro", ProductContract(display_name="Pro", subscription_required=True))
+    wanted = SubscriptionCreateParameters(
+        scope="/products/pro", display_name="Mine", state="active", primary_key="one", secondary_key="two"
+    )
+    await client.subscription.create_or_update(*PLACE, "s-1_2", wanted)
+    await gateway.regenerate("s-1_2", "primary")
+    primary, secondary = await gateway.keys("s-1_2")
+    assert (primary != "one", len(primary) > 10, secondary) == (True, True, "two")
+    await gateway.regenerate("s-1_2", "secondary")
+    assert (await gateway.keys("s-1_2"))[0] == primary
+    assert (await gateway.keys("s-1_2"))[1] != "two"
+    with pytest.raises(ApimUnavailableError):
+        await gateway.regenerate("nobody", "primary")
+
+
 async def test_the_service_sets_delegation_and_a_sign_up_in_the_portal_comes_back_signed_in(sandbox: Sandbox, postgres_dsn: str) -> None:
     database = await make_schema(postgres_dsn, NAME, MIGRATIONS)
     service = create_service(settings_for(sandbox, database))

@@ -205,7 +205,9 @@ class Quota(Part):
 
     calls: Count = Field(description="calls in the window")
     window: Literal["30_days", "calendar_month"] = Field(
-        default="calendar_month", description="30_days: APIM's own quota, per key; calendar_month: UTC months"
+        default="calendar_month",
+        description="30_days: fixed periods of 30 days, from the subscription's start where the plan has one key; "
+        "calendar_month: UTC months",
     )
     beyond: Literal["stop", "overage"] = Field(default="stop", description="stop: refused with 403; overage: only announced")
     meter: str = Field(default="calls", description="meter whose thresholds are announced")

@@ -1,7 +1,7 @@
 """API Management as this service needs it: users, sign-in tokens, keys to show, delegation settings. No other file imports its SDK."""
 
 from datetime import datetime
-from typing import Protocol
+from typing import Literal, Protocol
 from urllib.parse import quote
 
 from azure.core.exceptions import AzureError, HttpResponseError
@@ -27,12 +27,16 @@ class UserRefusedError(Exception):
     """API Management will not have this user; the text says why."""
 
 
+Which = Literal["primary", "secondary"]
+
+
 class Apim(Protocol):
     """What the routes use."""
 
     async def ensure_user(self, user_id: str, *, email: str, first_name: str, last_name: str) -> None: ...
     async def sign_in_token(self, user_id: str, *, expires_at: datetime) -> str: ...
     async def keys(self, sid: str) -> tuple[str, str]: ...
+    async def regenerate(self, sid: str, which: Which) -> None: ...
     async def ensure_delegation(self, url: str, key: str) -> None: ...
 
 
@@ -73,6 +77,17 @@ class ApimGateway:
         except AzureError as error:
             raise ApimUnavailableError(type(error).__name__) from error
         return str(secrets.primary_key or ""), str(secrets.secondary_key or "")
+
+    async def regenerate(self, sid: str, which: Which) -> None:
+        """Replace one value of a key. Once: the SDK's own repetition could replace it a second time."""
+        call = {
+            "primary": self._client.subscription.regenerate_primary_key,
+            "secondary": self._client.subscription.regenerate_secondary_key,
+        }[which]
+        try:
+            await call(*self._place, sid, retry_total=0)
+        except AzureError as error:
+            raise ApimUnavailableError(type(error).__name__) from error
 
     async def ensure_delegation(self, url: str, key: str) -> None:
         """Have the developer portal send sign-ups, sign-ins and subscriptions here. A real portal must be published again after it."""

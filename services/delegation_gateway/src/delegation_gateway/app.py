@@ -25,7 +25,7 @@ from delegation_gateway.catalogues import Catalogues
 from delegation_gateway.checkout_gateway import CheckoutGateway, CheckoutUnavailableError
 from delegation_gateway.parts import Parts, SignInRequiredError, sign_in_path
 from delegation_gateway.passwords import Passwords
-from delegation_gateway.routes import accounts, changes, delegation, internal, pricing, public, subscribe, subscriptions
+from delegation_gateway.routes import accounts, changes, delegation, internal, keys, pricing, public, subscribe, subscriptions
 from delegation_gateway.routes.portal import ensure_apim_user
 from delegation_gateway.settings import Settings
 from turnpike_ui import Brand, NavLink, Pages
@@ -61,7 +61,7 @@ def make_pages(settings: Settings) -> Pages:
 
 def install_routes(public_app: FastAPI, internal_app: FastAPI, pages: Pages, *, cors_origins: Sequence[str] = ()) -> None:
     """Add every route and the pages of the errors that routes raise. Tests install the same on applications of their own."""
-    for module in (public, pricing, accounts, delegation, subscribe, subscriptions, changes):
+    for module in (public, pricing, accounts, delegation, subscribe, subscriptions, keys, changes):
         public_app.include_router(module.router, max_body_size=FORM_BYTES_MAX)
     internal_app.include_router(internal.router)
     pages.install(public_app)

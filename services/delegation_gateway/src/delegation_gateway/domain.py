@@ -68,6 +68,15 @@ def subscribe_errors(display_name: str, *, consent: bool) -> dict[str, str]:
     return errors
 
 
+def key_name_error(name: str) -> str | None:
+    """Return what is wrong with a key's name."""
+    if not name.strip():
+        return "Enter a name for this key"
+    if not _is_one_line(name, DISPLAY_NAME_CHARACTERS_MAX):
+        return f"The name can have at most {DISPLAY_NAME_CHARACTERS_MAX} characters, on one line"
+    return None
+
+
 def _is_one_line(text: str, characters_max: int) -> bool:
     return len(text.strip()) <= characters_max and text.isprintable()
 

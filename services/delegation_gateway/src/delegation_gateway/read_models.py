@@ -131,15 +131,16 @@ async def end_request(connection: Connection, subscription_id: str, *, state: st
 
 async def save_access(connection: Connection, event: AccessEvent, state: str) -> None:
     await connection.execute(
-        "insert into access(subscription_id, revision, state, sid, reason, effective_at) values ($1, $2, $3, $4, $5, $6) "
+        "insert into access(subscription_id, revision, state, sid, reason, effective_at, sids) values ($1, $2, $3, $4, $5, $6, $7) "
         "on conflict (subscription_id) do update set revision = excluded.revision, state = excluded.state, sid = excluded.sid, "
-        "reason = excluded.reason, effective_at = excluded.effective_at where access.revision < excluded.revision",
+        "sids = excluded.sids, reason = excluded.reason, effective_at = excluded.effective_at where access.revision < excluded.revision",
         event.subscription_id,
         event.revision,
         state,
         event.sid,
         event.reason,
         event.effective_at,
+        list(event.sids or (event.sid,)),
     )
 
 

@@ -67,7 +67,7 @@ async def user_of_request(connection: Database, subscription_id: str) -> str:
 async def find_subscription(connection: Database, subscription_id: str, account_id: str) -> Subscription | None:
     """Return an account's subscription, by its own id or by the id of one of its keys; another account's is not found."""
     row = await connection.fetchrow(
-        f"select {COLUMNS} from {TABLES} where r.account_id = $2 and (r.subscription_id = $1 or a.sid = $1)",  # noqa: S608 # constants
+        f"select {COLUMNS} from {TABLES} where r.account_id = $2 and (r.subscription_id = $1 or $1 = any(a.sids))",  # noqa: S608 # constants
         subscription_id,
         account_id,
     )

@@ -112,6 +112,8 @@ async def _show_subscription_step(parts: Parts, visitor: Visitor, link: Link) ->
     found = await subscriptions_store.find_subscription(parts.pool, link.values["subscriptionId"], visitor.account_id)
     if found is None:
         raise no_such_subscription()
+    if link.values["subscriptionId"] not in {found.subscription_id, found.sid}:  # a further key: it is revoked there, not the subscription
+        return RedirectResponse(f"/subscriptions/{found.subscription_id}#keys", 303)
     step = (
         "/cancel" if link.operation == "Unsubscribe" and not found.is_ended else ""
     )  # subscriptions renew by themselves: that page says when

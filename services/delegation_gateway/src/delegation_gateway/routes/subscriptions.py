@@ -1,7 +1,9 @@
 """The pages of a member's subscriptions. Another account's subscription is not found."""
 
+import secrets
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 import structlog
 from fastapi import APIRouter, Form, Request
@@ -11,7 +13,7 @@ from starlette.responses import RedirectResponse, Response
 from billing_common.catalogue import Catalogue, Product, UnknownProductError
 from billing_common.events import SubscriptionCancellationRequested
 from billing_common.outbox import announce
-from delegation_gateway import change_store, domain, read_models, subscriptions_store
+from delegation_gateway import change_store, domain, keys_store, read_models, subscriptions_store
 from delegation_gateway.changes import ChangeNotice, notice_of
 from delegation_gateway.checkout_gateway import CheckoutRefusedError
 from delegation_gateway.domain import Subscription
@@ -32,14 +34,23 @@ class ActForm(BaseModel):
     when: str = ""
 
 
-async def _own(parts: Parts, visitor: Visitor, subscription_id: str) -> Subscription:
+@dataclass(frozen=True)
+class Shown:
+    """The two values of a key, on the page that answers a POST and nowhere else."""
+
+    number: int
+    values: tuple[str, str]
+
+
+async def own(parts: Parts, visitor: Visitor, subscription_id: str) -> Subscription:
+    """Return the visitor's subscription; another account's is not found."""
     found = await subscriptions_store.find_subscription(parts.pool, subscription_id, visitor.account_id)
     if found is None:
         raise no_such_subscription()
     return found
 
 
-async def _sold_as(parts: Parts, subscription: Subscription) -> tuple[Catalogue, Product] | None:
+async def sold_as(parts: Parts, subscription: Subscription) -> tuple[Catalogue, Product] | None:
     """Return the catalogue and product as they were bought; None while that version is not known here."""
     async with parts.pool.acquire() as connection:
         catalogue = await parts.catalogues.version(connection, subscription.catalogue_version)
@@ -52,20 +63,28 @@ async def _sold_as(parts: Parts, subscription: Subscription) -> tuple[Catalogue,
 @router.get("")
 async def show_list(request: Request, parts: HereParts, visitor: SignedIn) -> Response:
     subscriptions = await subscriptions_store.list_subscriptions(parts.pool, visitor.account_id)
-    rows = [(one, domain.badge(one), await _sold_as(parts, one)) for one in subscriptions]
+    rows = [(one, domain.badge(one), await sold_as(parts, one)) for one in subscriptions]
     context = {"visitor": visitor, "rows": rows, "portal_url": parts.settings.portal_url}
     return parts.pages.render(request, "subscriptions.html", context)
 
 
 @router.get("/{subscription_id}")
 async def show(request: Request, parts: HereParts, visitor: SignedIn, subscription_id: str) -> Response:
-    return await _page(request, parts, visitor, await _own(parts, visitor, subscription_id))
+    return await page(request, parts, visitor, await own(parts, visitor, subscription_id))
 
 
-async def _page(
-    request: Request, parts: Parts, visitor: Visitor, subscription: Subscription, keys: tuple[str, str] | None = None
+async def page(
+    request: Request,
+    parts: Parts,
+    visitor: Visitor,
+    subscription: Subscription,
+    shown: Shown | None = None,
+    *,
+    errors: dict[str, str] | None = None,
+    name: str = "",
 ) -> Response:
-    sold = await _sold_as(parts, subscription)
+    """Show a subscription; `errors` and `name` are those of the form that adds a key."""
+    sold = await sold_as(parts, subscription)
     invoices = await read_models.list_invoices(parts.pool, subscription.subscription_id)
     now = parts.clock.now()
     change = await _change_notice(parts, subscription, now)
@@ -80,7 +99,10 @@ async def _page(
             (one for one in invoices if one.status in {"open", "uncollectible"} and one.remaining_minor > 0 and one.attempt_count), None
         ),
         "grace_days": sold[1].policies.dunning_grace_days if sold else 0,
-        "keys": keys,
+        "keys": shown.values if shown and shown.number == 1 else None,
+        **await _keys_context(parts, subscription, sold, shown),
+        "errors": errors or {},
+        "name": name[: domain.DISPLAY_NAME_CHARACTERS_MAX],
         "change": change,
         "can_change": _can_change(subscription, change),
         "now": now,
@@ -88,7 +110,18 @@ async def _page(
         "here": f"/subscriptions/{subscription.subscription_id}",
     }
     waiting = change is not None and change.kind == "under way"
-    return parts.pages.render(request, "subscription.html", context, headers={"Refresh": str(REFRESH_SECONDS)} if waiting else {})
+    headers = {"Refresh": str(REFRESH_SECONDS)} if waiting else {}
+    return parts.pages.render(request, "subscription.html", context, 422 if errors else 200, headers=headers)
+
+
+async def _keys_context(
+    parts: Parts, subscription: Subscription, sold: tuple[Catalogue, Product] | None, shown: Shown | None
+) -> dict[str, Any]:
+    further = await keys_store.list_keys(parts.pool, subscription.subscription_id)
+    allowed = sold[1].keys if sold else 1
+    is_active = subscription.is_live and subscription.access == "active" and subscription.cancellation != "now"
+    may_add = is_active and 1 + len(further) < allowed
+    return {"further": further, "shown": shown, "allowed": allowed, "may_add": may_add, "form_id": secrets.token_urlsafe(12)}
 
 
 def _can_change(subscription: Subscription, change: ChangeNotice | None) -> bool:
@@ -139,7 +172,7 @@ async def _standing(parts: Parts, subscription: Subscription, sold: tuple[Catalo
 @router.get("/{subscription_id}/ready")
 async def ready(request: Request, parts: HereParts, visitor: SignedIn, subscription_id: str) -> Response:
     """Wait for payment and key; the page asks again by itself until the key is there."""
-    subscription = await _own(parts, visitor, subscription_id)
+    subscription = await own(parts, visitor, subscription_id)
     return _ready_page(request, parts, visitor, subscription)
 
 
@@ -163,7 +196,7 @@ def _ready_page(
 @router.get("/{subscription_id}/not-paid")
 async def not_paid(request: Request, parts: HereParts, visitor: SignedIn, subscription_id: str) -> Response:
     """Where Checkout leads when its "back" is used."""
-    subscription = await _own(parts, visitor, subscription_id)
+    subscription = await own(parts, visitor, subscription_id)
     if not subscription.can_be_paid:
         return RedirectResponse(f"/subscriptions/{subscription.subscription_id}", 303)
     return parts.pages.render(request, "not_paid.html", {"visitor": visitor, "subscription": subscription})
@@ -175,37 +208,37 @@ async def show_key(
 ) -> Response:
     """Show the keys on the page they were asked from. APIM keeps them; they pass through here and are stored nowhere."""
     check_form(visitor, form.form_token)
-    subscription = await _own(parts, visitor, subscription_id)
+    subscription = await own(parts, visitor, subscription_id)
     if not subscription.has_key or subscription.sid is None:
         raise PageError(409, "There is no key yet", "It is made right after the payment.", action=SUBSCRIPTIONS)
     keys = await parts.apim.keys(subscription.sid)
     log.info("keys shown", subscription_id=subscription.subscription_id)
     if form.page == "ready":
         return _ready_page(request, parts, visitor, subscription, keys)
-    return await _page(request, parts, visitor, subscription, keys)
+    return await page(request, parts, visitor, subscription, Shown(1, keys))
 
 
 @router.post("/{subscription_id}/billing")
 async def billing(parts: HereParts, visitor: SignedIn, subscription_id: str, form: Annotated[ActForm, Form()]) -> Response:
     """Lead to Stripe's page for cards and invoices."""
     check_form(visitor, form.form_token)
-    subscription = await _own(parts, visitor, subscription_id)
-    own = f"{parts.settings.public_url}/subscriptions/{subscription.subscription_id}"
+    subscription = await own(parts, visitor, subscription_id)
+    here = f"{parts.settings.public_url}/subscriptions/{subscription.subscription_id}"
     try:
-        return RedirectResponse(await parts.checkout.billing_page(visitor.account_id, return_url=own), 303)
+        return RedirectResponse(await parts.checkout.billing_page(visitor.account_id, return_url=here), 303)
     except CheckoutRefusedError:
         text = "This account has not paid anything yet, so there is no card and no invoice."
         raise PageError(409, "There is nothing to bill", text, action=SUBSCRIPTIONS) from None
 
 
 async def _cancellable(parts: Parts, visitor: Visitor, subscription_id: str) -> tuple[Subscription, Product]:
-    subscription = await _own(parts, visitor, subscription_id)
+    subscription = await own(parts, visitor, subscription_id)
     back = ("Open the subscription", f"/subscriptions/{subscription.subscription_id}")
     if not subscription.is_live:
         raise PageError(409, "There is nothing to cancel", "This subscription is not running.", action=back)
     if subscription.cancellation == "now":
         raise PageError(409, "This subscription is ending", "You have cancelled it; the last usage is being counted.", action=back)
-    sold = await _sold_as(parts, subscription)
+    sold = await sold_as(parts, subscription)
     if sold is None:
         raise PageError(503, "The plan is not known here yet", "Try again in a minute.", action=back)
     return subscription, sold[1]
