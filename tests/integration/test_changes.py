@@ -22,19 +22,6 @@ def models() -> dict[str, Any]:
     return found
 
 
-async def change(world: World, customer: Customer, product: str, when: str) -> None:
-    """Go through the pages as a customer does: choose, look at the price, press the button of one of the two ways."""
-    browser = customer.person.browser
-    chosen = await browser.open((await browser.open(f"{customer.person.page}/change")).link(f"Choose {product.capitalize()}"))
-    label = next(
-        text
-        for form in chosen.tree.xpath("//form[contains(@action, '/change/')]")
-        for text in [" ".join(form.xpath(".//button")[0].text_content().split())]
-        if form.xpath(".//input[@name='when']/@value") == [when]
-    )
-    await browser.submit(chosen, label)
-
-
 async def product_at_stripe(world: World, customer: Customer) -> str:
     found = await world.stripe.client.v1.subscriptions.retrieve_async(customer.stripe_id)
     return str((found.metadata or {}).turnpike_product_id)  # type: ignore[union-attr]
@@ -80,7 +67,7 @@ async def test_an_upgrade_in_mid_month_is_paid_at_once_and_each_call_is_billed_b
     key = customer.person.key
     await customer.person.call_many(world.http, 60)
     await world.clock.settle()
-    await change(world, customer, "standard", "now")
+    await world.change_plan(customer, "standard", "now")
     await eventually("the new plan at Stripe", lambda: product_at_stripe(world, customer), lambda found: found == "standard")
     await customer.person.call_many(world.http, 40)
     await same_key_works(world, customer, key)
@@ -107,7 +94,7 @@ async def test_a_downgrade_with_the_period_leaves_each_period_wholly_on_its_plan
     customer = await world.join("pro")
     key = customer.person.key
     await customer.person.call_many(world.http, 30)
-    await change(world, customer, "standard", "period_end")
+    await world.change_plan(customer, "standard", "period_end")
     page = await eventually(
         "the planned change on the page",
         lambda: customer.person.browser.open(customer.person.page),

@@ -29,7 +29,13 @@ LIKE: dict[str, tuple[str, dict[str, Any]]] = {  # topics that the fixture's sto
     "account.closed": ("account.registered", {}),
     "checkout.expired": ("checkout.completed", {}),
     "invoice.payment_failed": ("invoice.paid", {}),
+    "subscription.keys_changed": ("subscription.requested", {"revision": 1, "keys": []}),
     "subscription.request_failed": ("subscription.requested", {"reason": "unknown_product"}),
+    "usage.corrected": (
+        "usage.collected",
+        {"correction_id": "00000000-0000-0000-0000-000000000000", "kind": "late", "amounts": {}, "at": "2026-01-01T00:00:00Z"}
+        | {"segment_start": "2026-01-01T00:00:00Z", "segment_end": None, "after_close": False},
+    ),
     "usage.threshold_reached": ("usage.collected", {"period_start": "2026-01-01T00:00:00Z", "threshold": "0.5"}),
 }
 
@@ -76,6 +82,9 @@ async def placed(world: World) -> list[Placed]:
     caller, sender = await world.join("standard"), await world.join("enterprise")
     await caller.person.change_card("4242 4242 4242 4242")
     await world.send_usage(sender, 5)
+    await world.change_plan(caller, "pro", "period_end")
+    await world.clock.settle()
+    await caller.person.browser.submit(await caller.person.browser.open(caller.person.page), "Keep", action="/change/withdraw")
     await world.clock.settle()
     await caller.person.unsubscribe("now")
     await world.status_at_stripe(caller, "canceled")

@@ -138,6 +138,18 @@ class World:
             customer.stripe_id, customer.start = found.id, datetime.fromtimestamp(found.start_date, UTC)
         return customer
 
+    async def change_plan(self, customer: Customer, product: str, when: str) -> None:
+        """Go through the pages as a customer does: choose, look at the price, press the button of one of the two ways."""
+        browser = customer.person.browser
+        chosen = await browser.open((await browser.open(f"{customer.person.page}/change")).link(f"Choose {product.capitalize()}"))
+        label = next(
+            text
+            for form in chosen.tree.xpath("//form[contains(@action, '/change/')]")
+            for text in [" ".join(form.xpath(".//button")[0].text_content().split())]
+            if form.xpath(".//input[@name='when']/@value") == [when]
+        )
+        await browser.submit(chosen, label)
+
     async def send_usage(self, customer: Customer, quantity: int, *, again: int = 1) -> None:
         """Send calls counted elsewhere until they are taken, as a sender with a spool does, and then `again` times more."""
         if not customer.sender_key:

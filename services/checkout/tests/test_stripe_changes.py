@@ -231,7 +231,7 @@ async def test_a_downgrade_at_the_end_of_the_period_bills_each_period_as_its_pla
     await life.settle("pro", 500_009, life.started, end, "period_end")
     await life.work()
     await life.to(end + timedelta(hours=2))
-    assert (await life.invoices())[1:] == [("subscription_cycle", [1, 8995])]
+    assert (await life.invoices())[1:] == [("subscription_cycle", [8995, 1])]
     assert (await life.v1.subscriptions.retrieve_async(life.stripe_id)).schedule is None
 
 
