@@ -30,6 +30,7 @@ NAMES = {
     "basic": "Shop window",
     "pro": "Mobile app",
 }
+PLANS_TO_CHANGE = {"ada": "payg", "ben": "pro", "eve": "basic"}
 
 
 @dataclass
@@ -102,7 +103,9 @@ class Scene:
         await past_due.bought["standard"].change_card(CARD_THAT_FAILS_LATER)
         await self.clock.advance_to(first + relativedelta(months=2, hours=9))
         await self._furnish(regular)
+        changing = [await self._buy_one(name, product) for name, product in PLANS_TO_CHANGE.items()]
         await self._go_through_the_month(regular)
+        await self._change_plans(*changing)
         await self._join("new")
         leaving = await self._join("pat")
         await leaving.order("standard")
@@ -134,6 +137,27 @@ class Scene:
         consumer = person.bought[product]
         question = await person.browser.open(f"{consumer.page}/cancel")
         await person.browser.submit(question, "", {"when": when}, action="/cancel")
+
+    async def _buy_one(self, name: str, product: str) -> Person:
+        person = await self._join(name)
+        await person.buy(product)
+        await self._use(person.bought[product], 40)
+        return person
+
+    async def _change_plans(self, ada: Person, ben: Person, eve: Person) -> None:
+        """One upgrade that was made, one change planned for the end of the period, one that the bank declined."""
+        await eve.bought["basic"].change_card(CARD_THAT_FAILS_LATER)
+        for person, old, new, when, words in (
+            (ada, "payg", "pro", "now", "You are on Pro now"),
+            (ben, "pro", "standard", "period_end", "Changes to Standard on"),
+            (eve, "basic", "pro", "now", "The plan was not changed"),
+        ):
+            own = person.bought[old].page
+            review = await person.browser.open(f"{own}/change/{new}")
+            form = next(form for form in review.tree.xpath("//form") if form.xpath(f".//input[@name='when' and @value='{when}']"))
+            await person.browser.submit(review, " ".join(form.xpath(".//button")[0].text_content().split()))
+            await person.browser.wait_for(own, lambda page, words=words: page.has(words))  # type: ignore[misc]
+        await self._use(ada.bought["payg"], 60)
 
     async def _go_through_the_month(self, person: Person) -> None:
         for _ in range(self.days):

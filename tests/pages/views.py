@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from playwright.async_api import Page
-from scene import NAMES, Scene
+from scene import NAMES, PLANS_TO_CHANGE, Scene
 
 Act = Callable[[Page], Awaitable[None]]
 
@@ -21,7 +21,14 @@ class View:
 
 
 async def all_views(scene: Scene) -> list[View]:
-    return [*await _public(scene), *await _own(scene), *await _subscriptions(scene), *await _stripe(scene), *await _portal(scene)]
+    return [
+        *await _public(scene),
+        *await _own(scene),
+        *await _subscriptions(scene),
+        *_changes(scene),
+        *await _stripe(scene),
+        *await _portal(scene),
+    ]
 
 
 def press(words: str, **fields: str) -> Act:
@@ -124,6 +131,21 @@ async def _subscriptions(scene: Scene) -> list[View]:
         View("cancel-free", f"{sam.bought['free'].page}/cancel", "sam"),
         View("somebody-elses", active, "kim", 404),
         View("signed-out", active),
+    ]
+
+
+def _changes(scene: Scene) -> list[View]:
+    made, planned, failed = (scene.people[name].bought[product].page for name, product in PLANS_TO_CHANGE.items())
+    own = scene.people["sam"].bought["standard"].page
+    return [
+        View("subscription-changed", made, "ada"),
+        View("subscription-change-planned", planned, "ben"),
+        View("subscription-change-failed", failed, "eve"),
+        View("change", f"{own}/change", "sam"),
+        View("change-up", f"{own}/change/pro", "sam"),
+        View("change-down", f"{made}/change/basic", "ada"),
+        View("change-planned-already", f"{planned}/change", "ben", 409),
+        View("change-refused", f"{own}/change/basic", "sam", 409),
     ]
 
 

@@ -70,8 +70,9 @@ async def _wish(parts: Parts, visitor: Visitor, subscription_id: str) -> Wish:
         raise PageError(409, "The plan cannot be changed now", str(error), action=back) from None
     change = await change_store.newest(parts.pool, subscription.subscription_id)
     if change is not None and (change.is_under_way or change.state == "scheduled"):
-        text = "Take the planned change back first." if change.state == "scheduled" else "It takes a few seconds."
-        raise PageError(409, "A change of this plan is under way", text, action=back)
+        if change.state == "scheduled":
+            raise PageError(409, "A change is planned already", "Take it back first, then choose another plan.", action=back)
+        raise PageError(409, "A change of this plan is under way", "It takes a few seconds.", action=back)
     async with parts.pool.acquire() as connection:
         bought, latest = (
             await parts.catalogues.version(connection, subscription.catalogue_version),
