@@ -8,7 +8,7 @@ WORKERS ?= 2
 MEMBERS := $(patsubst %/pyproject.toml,%,$(wildcard libs/*/pyproject.toml services/*/pyproject.toml sandbox/*/pyproject.toml cli/pyproject.toml sdks/*/pyproject.toml))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down status demo check format lint types contracts contracts-check unit test test-deep proof lock bench
+.PHONY: help setup up down status demo check format lint types contracts contracts-check unit test test-deep proof lock bench bench-usage
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -67,6 +67,9 @@ lock: setup ## pin all dependencies again, with hashes and without addresses
 	@.boot/bin/uv export --quiet --no-emit-workspace --all-packages --no-dev --format requirements.txt -o requirements-runtime.lock
 	@for kind in java postgres; do \
 		.boot/bin/uv export --quiet --no-emit-workspace --only-group embedded-$$kind --format requirements.txt -o requirements-$$kind.lock; done
+
+bench-usage: setup ## measure usage from stream and door to bill, limits beside it; RUNS=1 EVENTS=1000000 for less
+	@$(BIN)/python -m bench usage $(if $(RUNS),--runs $(RUNS)) $(if $(EVENTS),--events $(EVENTS))
 
 bench: setup ## measure and write bench/results; NAMES="access" RUNS=10 choose
 	@$(BIN)/python -m bench $(NAMES) $(if $(RUNS),--runs $(RUNS))

@@ -6,30 +6,42 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench import access, demo, footprint, ingest, rating, usage_collector
+from bench import access, demo, footprint, rating
+from bench.usage import ingest, stream
 
 RESULTS = Path(__file__).parent / "results"
-WARM: dict[str, Callable[[int | None], dict[str, Any]]] = {
-    "access": access.measure,
-    "footprint": footprint.measure,
-    "rating": rating.measure,
-    "usage_collector": usage_collector.measure,
-    "ingest": ingest.measure,
-    "demo": lambda runs: demo.measure(runs, cold=False),
+WARM: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
+    "access": lambda asked: access.measure(asked.runs),
+    "footprint": lambda asked: footprint.measure(asked.runs),
+    "rating": lambda asked: rating.measure(asked.runs),
+    "demo": lambda asked: demo.measure(asked.runs, cold=False),
 }
+USAGE: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
+    "usage_stream": lambda asked: stream.measure(asked.runs, asked.events),
+    "usage_ingest": lambda asked: ingest.measure(asked.runs),
+}
+ALL = WARM | USAGE
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Measure Turnpike on this machine.")
-    parser.add_argument("names", nargs="*", choices=[[], *WARM], metavar="NAME", help=f"one of {', '.join(WARM)}; all of them by default")
+    parser.add_argument(
+        "names",
+        nargs="*",
+        choices=[[], "usage", *ALL],
+        metavar="NAME",
+        help=f"one of {', '.join(ALL)}, or usage for all of usage; all by default",
+    )
     parser.add_argument("--runs", type=int, help="how often; each measurement has its own default")
+    parser.add_argument("--events", type=int, help="how many usage events; each measurement of usage has its own default")
     parser.add_argument("--cold", action="store_true", help="only `make demo EXIT=1` in a fresh clone, with every download")
     asked = parser.parse_args()
     if asked.cold:
         _keep("cold", demo.measure(None, cold=True))
         return
-    for name in asked.names or WARM:
-        _keep(name, WARM[name](asked.runs))
+    for name in asked.names or ALL:
+        for one in USAGE if name == "usage" else [name]:
+            _keep(one, ALL[one](asked))
 
 
 def _keep(name: str, found: dict[str, Any]) -> None:

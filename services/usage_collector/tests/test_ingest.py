@@ -16,13 +16,12 @@ import pytest
 from aiokafka.errors import KafkaTimeoutError
 from fastapi import FastAPI
 from pydantic import SecretStr
-from starlette.routing import Route
 
 from billing_common.events import derive_id
 from usage_collector import public_contract, sender_store
 from usage_collector.cloud_events import Incoming, Limits, check, digest, parse
 from usage_collector.decoding import decode_recorded
-from usage_collector.ingest import Ingest, post_events
+from usage_collector.ingest import Ingest, IngestDoor
 from usage_collector.refusals import Refusals, rejected
 from usage_collector.senders import Sender, Senders, new_key
 from usage_collector.settings import Settings
@@ -117,7 +116,7 @@ async def door(pool: asyncpg.Pool, publish: Publish, clock: FixedClock) -> Async
     log.acknowledge.set()
     refusals = Refusals()
     app.state.ingest = Ingest(log, Senders(pool, refresh_seconds=60), refusals, clock=clock, settings=settings)  # type: ignore[arg-type]
-    app.router.routes.append(Route("/v1/events", post_events, methods=["POST"]))
+    app.add_middleware(IngestDoor, path="/v1/events")
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://outside") as client:
         yield Door(client, log, refusals, *keys)
 
@@ -339,3 +338,19 @@ def test_the_contracts_examples_are_events_that_are_taken() -> None:
     (taken,) = parse(BATCH, {}, json.dumps(content[BATCH]["example"]).encode(), events_max=1)
     assert isinstance(taken, Incoming)
     assert check(taken, Sender("s", b"", "/gateways", None), Limits(taken.time, taken.time, 100, frozenset({"calls"}))) is None
+
+
+async def test_a_key_that_cannot_be_checked_is_asked_for_again_and_nothing_is_stored(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refuse(*_: Any) -> None:
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(sender_store, "senders", refuse)
+    answer = await door.post([event()])
+    assert (answer.status_code, answer.json()["error"]["code"], answer.headers["retry-after"]) == (503, "unchecked_key", "1")
+    assert door.log.records == []
+
+
+async def test_events_are_sent_with_post_and_other_paths_are_the_applications(door: Door) -> None:
+    answer = await door.client.get("/v1/events")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+    assert (await door.client.post("/v1/other")).status_code == 404

@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Self
 
 from embedded_servers import places, processes
@@ -28,12 +30,21 @@ MEMORY_ONLY = ("-c", "fsync=off", "-c", "full_page_writes=off")
 class Postgres:
     """A server whose state is in `folder` (or, under root, where the server's user can reach it: see `data`)."""
 
-    def __init__(self, folder: Path, *, port: int | None = None, log: Path | None = None, fast: bool = False) -> None:
-        """`fast` gives up durability against a power cut, for tests."""
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        port: int | None = None,
+        log: Path | None = None,
+        fast: bool = False,
+        settings: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """`fast` gives up durability against a power cut, for tests; `settings` go before those of a laptop, for measurements."""
         self.folder = folder.resolve()
         self.port = port or free_port()
         self.log = log or self.folder / "postgres.log"
         self.fast = fast
+        self.settings = settings
         self.identity: Identity | None = None
 
     @property
@@ -61,6 +72,7 @@ class Postgres:
         command += ["-c", f"listen_addresses={HOST}", "-c", "unix_socket_directories=", "-c", "shared_buffers=32MB"]
         command += ["-c", f"max_connections={MAX_CONNECTIONS}", "-c", "max_wal_size=256MB", "-c", "jit=off", "-c", "timezone=UTC"]
         command += MEMORY_ONLY if self.fast else ()
+        command += [part for name, value in self.settings.items() for part in ("-c", f"{name}={value}")]
         self.identity = processes.start_detached(command, log=self.log, folder=Path("/"), user=_server_user())
         return self.identity
 

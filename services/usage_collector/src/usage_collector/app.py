@@ -6,7 +6,6 @@ from pathlib import Path
 
 import structlog
 from faststream.kafka import KafkaBroker
-from starlette.routing import Route
 
 from billing_common import kafka
 from billing_common.events import USAGE_RECORDED_TOPIC
@@ -16,7 +15,7 @@ from usage_collector import handlers, public_contract, rolling, routes, routes_c
 from usage_collector.apim_gateway import CallCount, calls_by_day, successful_calls
 from usage_collector.background import Background
 from usage_collector.collecting import Collector
-from usage_collector.ingest import Ingest, post_events
+from usage_collector.ingest import Ingest, IngestDoor
 from usage_collector.positions import Positions, Stream
 from usage_collector.refusals import Refusals
 from usage_collector.report_polling import ReportPolling
@@ -30,39 +29,42 @@ READ_AGE_SLACK = timedelta(days=7)  # what ingest accepted stays accepted while 
 
 
 def create_service(settings: Settings) -> Service:
-    """Return the service, not started."""
-    calls = streams.gateway_calls_router(settings.calls_topic, records_max=settings.batch_max)
-    recorded = streams.usage_recorded_router()
+    """Return the service, not started: a door for events, and unless `settings.collect` is off all that becomes of them."""
     elsewhere = bool(settings.calls_kafka_bootstrap_servers)
-    routers = [handlers.router, recorded] if elsewhere else [handlers.router, recorded, calls]
-    service = Service(SERVICE, settings, migrations=MIGRATIONS, routers=routers)
-    service.internal.include_router(routes.router)
-    service.internal.include_router(routes_usage.router)
-    service.internal.include_router(routes_corrections.router)
-    service.internal.include_router(routes_days.router)
-    service.internal.include_router(routes_late.router)
+    calls = streams.gateway_calls_router(settings.calls_topic, records_max=settings.batch_max)
+    routers = [handlers.router, streams.usage_recorded_router(), *([] if elsewhere else [calls])]
+    service = Service(SERVICE, settings, migrations=MIGRATIONS, routers=routers if settings.collect else [])
     assert service.public is not None
-    service.public.router.routes.append(Route(public_contract.PATH, post_events, methods=["POST"]))
+    service.public.add_middleware(IngestDoor, path=public_contract.PATH)
     service.public.openapi = partial(public_contract.document, SERVICE)  # type: ignore[method-assign]  # as FastAPI's guide says
+    service.on_start(lambda: _start_door(service, settings))
+    if not settings.collect:
+        return service
+    for router in (routes.router, routes_usage.router, routes_corrections.router, routes_days.router, routes_late.router):
+        service.internal.include_router(router)
     calls_broker = None
     if elsewhere:
         arguments = kafka.faststream_arguments(settings.calls_kafka())
         calls_broker = KafkaBroker(**arguments, middlewares=[PauseOrPark], logger=None, allow_auto_create_topics=False)
         calls_broker.include_router(calls)
-    service.on_start(lambda: _start(service, settings, calls_broker))
+    service.on_start(lambda: _start_collecting(service, settings, calls_broker))
     return service
 
 
-async def _start(service: Service, settings: Settings, calls_broker: KafkaBroker | None) -> None:
+async def _start_door(service: Service, settings: Settings) -> None:
+    """Make what takes events."""
+    senders = service.share("senders", Senders(service.pool, refresh_seconds=settings.sender_refresh_seconds))
+    refusals = Refusals()
+    service.share("ingest", Ingest(service.producer, senders, refusals, clock=service.clock, settings=settings))
+    service.loop("refusals", lambda: refusals.run(service.pool))
+
+
+async def _start_collecting(service: Service, settings: Settings, calls_broker: KafkaBroker | None) -> None:
     """Make what needs the event loop, and name the loops."""
     collector = service.share(
         "collector", Collector(service.pool, age_max=settings.event_age_max + READ_AGE_SLACK, ahead_max=settings.event_ahead_max)
     )
     positions = service.share("positions", Positions(_streams(settings)))
-    senders = service.share("senders", Senders(service.pool, refresh_seconds=settings.sender_refresh_seconds))
-    refusals = Refusals()
-    service.share("ingest", Ingest(service.producer, senders, refusals, clock=service.clock, settings=settings))
-    service.loop("refusals", lambda: refusals.run(service.pool))
     service.on_stop(positions.close)
     service.loop("roll_up", lambda: rolling.run(service.pool, service.clock, settings.usage_retention))
     reports = _reports(service, settings, collector)

@@ -4,7 +4,7 @@ import hashlib
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -18,6 +18,7 @@ PROPERTIES_MAX = 32
 PROPERTY_MAX = 10**12
 TEXT_MAX = 256
 ESCAPED_NUL = b"\\u0000"
+PLAIN = frozenset({"quantity", "meter"})
 NAMES = {"specversion", "id", "source", "type", "subject", "time"}
 
 
@@ -170,7 +171,7 @@ def _check_data(event: Incoming, limits: Limits) -> tuple[str, str] | None:
         return "unknown_meter", "data.meter is no meter of the catalogue"
     if len(given) > PROPERTIES_MAX:
         return "too_many_properties", f"data takes at most {PROPERTIES_MAX} members"
-    if given.keys() <= {"quantity", "meter"}:
+    if given.keys() <= PLAIN:
         return None
     return _check_call(event, given, limits)
 
@@ -204,5 +205,6 @@ def digest(name: str, value: str) -> str:
 
 def normalise(event: Incoming) -> Incoming:
     """Return the event with its time in UTC."""
-    event.time = in_utc(event.time)
+    if event.time.tzinfo is not UTC:
+        event.time = in_utc(event.time)
     return event

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Literal
+from typing import Literal, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -14,6 +14,8 @@ from usage_collector.observing import Observation
 
 Outcome = Literal["counted", "filtered", "rejected", "held"]
 Amounts = tuple[tuple[str, int], ...]  # (meter id, what is added)
+Shape = tuple[str, str | None, str | None, int | None, str | None]  # origin, method, template, status, stated meter
+T = TypeVar("T")
 
 COUNTED_MAX = 10**15  # of one event: the sum of a window must fit into 64 bits
 STRIPE_TAKES = timedelta(days=35)  # the age of usage
@@ -74,21 +76,18 @@ class Rules:
         self.with_state = {meter_id: meter for meter_id, meter in self.meters.items() if meter.has_state}
         self.late_usage = product.policies.late_usage
         self.is_free = product.is_free
-        self._fixed = all(meter.property_name is None for meter in self.meters.values())
-        self._remembered: dict[tuple[str, str | None, str | None, int | None, str | None], tuple[Outcome, str | None, Amounts]] = {}
+        self._simple = not self.with_state and all(meter.property_name is None for meter in self.meters.values())
+        self._alike: dict[Shape, tuple[Outcome, str | None, Amounts]] = {}
+        self._counting: dict[Shape, tuple[tuple[str, Meter], ...]] = {}
 
     def judge(self, seen: Observation) -> tuple[Outcome, str | None, Amounts]:
         """Return outcome, reason and what the event adds to which meter; a meter with state is named with 0 (see `marks`)."""
-        if not self._fixed:
-            return self._judge_once(seen)
         shape = (seen.origin, seen.method, seen.template, seen.status, seen.stated_meter)
-        if seen.quantity != 1:
-            return self._judge_once(seen)
-        known = self._remembered.get(shape)
+        if not self._simple or seen.quantity != 1:
+            return self._judge_once(seen, shape)
+        known = self._alike.get(shape)
         if known is None:
-            if len(self._remembered) >= REMEMBERED_MAX:
-                self._remembered.clear()
-            known = self._remembered[shape] = self._judge_once(seen)
+            known = remember(self._alike, shape, self._judge_once(seen, shape))
         return known
 
     def marks(self, seen: Observation, segment_start: datetime, amounts: Amounts) -> tuple[Mark, ...]:
@@ -104,22 +103,35 @@ class Rules:
                 marks.append(Mark(meter_id, period_start, value))
         return tuple(marks)
 
-    def _judge_once(self, seen: Observation) -> tuple[Outcome, str | None, Amounts]:
+    def _judge_once(self, seen: Observation, shape: Shape) -> tuple[Outcome, str | None, Amounts]:
         if seen.origin not in {self.source, "correction"}:
             return "filtered", "other_source", ()
         if seen.stated_meter is not None and seen.stated_meter not in self.meters:
             return "rejected", "unknown_meter", ()
         if seen.origin == "correction":
             return "counted", None, ((seen.stated_meter or "", seen.quantity),)  # a person's word: neither filters nor weights apply
-        meters = self.meters if seen.stated_meter is None else {seen.stated_meter: self.meters[seen.stated_meter]}
-        counting = {meter_id: meter for meter_id, meter in meters.items() if readings.counts(meter, seen)}
-        readable = {name: meter for name, meter in counting.items() if not meter.has_state or readings.stated(meter, seen) is not None}
+        counting = self._counting.get(shape)
+        if counting is None:
+            counting = remember(self._counting, shape, self._meters_that_count(seen))
+        readable = [(name, meter) for name, meter in counting if not meter.has_state or readings.stated(meter, seen) is not None]
         if counting and not readable:
             return ("rejected", "missing_property", ()) if seen.stated_meter is not None else ("filtered", "no_property", ())
-        amounts = tuple((meter_id, readings.added(meter, seen)) for meter_id, meter in readable.items())
+        amounts = tuple((meter_id, readings.added(meter, seen)) for meter_id, meter in readable)
         if any(amount > COUNTED_MAX for _, amount in amounts):
             return "rejected", "quantity_too_large", ()
         return ("counted", None, amounts) if amounts else ("filtered", _why_not(seen), ())
+
+    def _meters_that_count(self, seen: Observation) -> tuple[tuple[str, Meter], ...]:
+        meters = self.meters if seen.stated_meter is None else {seen.stated_meter: self.meters[seen.stated_meter]}
+        return tuple((meter_id, meter) for meter_id, meter in meters.items() if readings.counts(meter, seen))
+
+
+def remember(cache: dict[Shape, T], shape: Shape, value: T) -> T:
+    """Keep a value, in a cache that starts anew when it is full: methods and templates come from outside."""
+    if len(cache) >= REMEMBERED_MAX:
+        cache.clear()
+    cache[shape] = value
+    return value
 
 
 def billable_since(now: datetime | None) -> datetime | None:

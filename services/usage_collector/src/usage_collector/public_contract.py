@@ -30,7 +30,8 @@ PROBLEMS = {
     413: "body_too_large (1 MiB, also after gunzip) or too_many_events (1,000), unless set otherwise: send smaller batches",
     415: "unsupported_media_type or unsupported_encoding",
     429: "too_many_requests: this sender has too many requests or bytes in flight",
-    503: "busy (too many requests or bytes in flight) or not_stored (Kafka did not acknowledge in time): send the same events again",
+    503: "busy (too many requests or bytes in flight), not_stored (Kafka did not acknowledge in time) or unchecked_key (the keys cannot be "
+    "read): send the same events again",
 }
 EXAMPLE = {
     "specversion": "1.0",

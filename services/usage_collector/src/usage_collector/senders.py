@@ -5,7 +5,7 @@ import hashlib
 import hmac
 import secrets
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import asyncpg
 
@@ -23,9 +23,13 @@ class Sender:
     key_sha256: bytes
     source_prefix: str
     subscriptions: frozenset[str] | None
+    _below: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_below", f"{self.source_prefix}/")
 
     def speaks_for(self, source: str) -> bool:
-        return source == self.source_prefix or source.startswith(f"{self.source_prefix}/")
+        return source == self.source_prefix or source.startswith(self._below)
 
     def may_name(self, subscription_id: str) -> bool:
         return self.subscriptions is None or subscription_id in self.subscriptions

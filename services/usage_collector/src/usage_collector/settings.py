@@ -17,6 +17,7 @@ class Settings(ServiceSettings, ApimSettings):
 
     model_config = SettingsConfigDict(env_prefix="USAGE_COLLECTOR_", frozen=True)
 
+    collect: bool = Field(default=True, description="off: this process only takes events at POST /v1/events, and others collect them")
     calls_topic: str = Field(default=GATEWAY_CALLS_TOPIC, description="topic with one record per call, written by log-to-eventhub")
     calls_kafka_bootstrap_servers: str = Field(default="", description="host:port of Event Hubs' Kafka endpoint")
     calls_kafka_security_protocol: Literal["PLAINTEXT", "SASL_SSL", "SASL_PLAINTEXT", "SSL"] = "SASL_SSL"
