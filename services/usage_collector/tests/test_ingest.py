@@ -13,6 +13,7 @@ import asyncpg
 import httpx
 import jsonschema
 import pytest
+import uvicorn
 from aiokafka.errors import KafkaTimeoutError
 from fastapi import FastAPI
 from pydantic import SecretStr
@@ -74,6 +75,7 @@ def check_against_contract(answer: httpx.Response) -> None:
 class Door:
     """The app, the log behind it and the keys that open it."""
 
+    app: FastAPI
     client: httpx.AsyncClient
     log: Log
     refusals: Refusals
@@ -118,7 +120,7 @@ async def door(pool: asyncpg.Pool, publish: Publish, clock: FixedClock) -> Async
     app.state.ingest = Ingest(log, Senders(pool, refresh_seconds=60), refusals, clock=clock, settings=settings)  # type: ignore[arg-type]
     app.add_middleware(IngestDoor, path="/v1/events")
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://outside") as client:
-        yield Door(client, log, refusals, *keys)
+        yield Door(app, client, log, refusals, *keys)
 
 
 def event(name: str = "e1", **more: Any) -> dict[str, Any]:
@@ -301,6 +303,24 @@ async def test_a_request_that_cannot_be_read_is_refused_with_a_code(door: Door, 
     answer = await door.post(body, kind, **headers)
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
     assert answer.json()["error"]["message"]
+
+
+async def test_who_sends_ten_megabytes_hears_why_they_were_refused(door: Door) -> None:
+    server = uvicorn.Server(uvicorn.Config(door.app, port=0, log_level="critical", lifespan="off"))
+    serving = asyncio.create_task(server.serve())
+    async with asyncio.timeout(10):
+        while not server.started:
+            await asyncio.sleep(0.01)
+    headers = {"authorization": f"Bearer {door.key}", "content-type": BATCH}
+    address = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    try:
+        async with httpx.AsyncClient(base_url=address) as client:
+            for content in (b" " * 10_000_000, in_parts(b" " * 10_000_000)):
+                answer = await client.post("/v1/events", content=content, headers=headers)
+                assert (answer.status_code, answer.json()["error"]["code"]) == (413, "body_too_large")
+    finally:
+        server.should_exit = True
+        await serving
 
 
 async def test_nobody_enters_without_a_valid_key(door: Door, pool: asyncpg.Pool) -> None:

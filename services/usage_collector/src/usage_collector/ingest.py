@@ -195,8 +195,8 @@ def _problem(error: RequestError) -> Answer:
         headers.append(("retry-after", "1"))
     if error.status == 401:
         headers.append(("www-authenticate", "Bearer"))
-    if error.status in {413, 408}:
-        headers.append(("connection", "close"))  # the rest of the body is not read
+    if error.status == 408:
+        headers.append(("connection", "close"))  # after 413 the server reads on and throws away: a reset would hide the answer
     return Answer(error.status, _encode({"error": {"code": error.code, "message": str(error)}}), tuple(headers))
 
 
