@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
+from billing_common import quoting
+from billing_common.catalogue import Catalogue
+from embedded_servers import places
 from turnpike_cli.errors import CommandError
 from turnpike_cli.stack import Stack
 
@@ -111,10 +114,29 @@ def test_a_start_in_the_middle_of_the_month_prorates_the_base_fee(run: Run) -> N
     assert answer["total_minor"] == round(1495 / 2)
 
 
+def test_a_quote_of_the_command_is_that_of_the_http_door(run: Run) -> None:
+    catalogue = Catalogue.parse((places.checkout() / "monetizationModels.json").read_text())
+    start, end = datetime(2026, 11, 16, tzinfo=UTC), datetime(2026, 11, 20, tzinfo=UTC)
+    asked = quoting.Question("pro", {"calls": 600_000}, start=start, end=end, currency="usd")
+    options = ("--meter", "calls=600000", "--from", "2026-11-16", "--to", "2026-11-20", "--currency", "USD")
+    answer = json.loads(run("quote", "--product", "pro", *options, "--json").stdout)
+    assert answer == quoting.quote(catalogue, asked, now=start).public()  # checkout's test compares its answer with the same
+
+
+def test_a_trial_is_quoted_free_and_said_to_be(run: Run) -> None:
+    file = str(places.checkout() / "docs" / "examples" / "trial.json")
+    said = run("quote", "--file", file, "--product", "pro", "--calls", "5", "--from", "2026-11-16").stdout
+    assert "USD 0.00" in said
+    assert "Free until 2026-11-30. Ask without --from for a period that is paid for.\n" in said
+    assert "USD 29.00" in run("quote", "--file", file, "--product", "pro", "--calls", "5").stdout
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
         ("--product", "standrad", "--calls", "1"),
+        ("--product", "standard", "--calls", "1" + 15 * "0" + "1"),
+        ("--product", "standard", "--calls", "1", "--meter", "calls=1"),
         ("--product", "standard", "--meter", "calls=-1"),
         ("--product", "standard", "--meter", "pages=1"),
         ("--product", "standard", "--calls", "1", "--currency", "xxx"),

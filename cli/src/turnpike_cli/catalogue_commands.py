@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,11 +14,11 @@ from turnpike_cli.stack_commands import AsJson
 
 if TYPE_CHECKING:
     from billing_common.catalogue import Catalogue
+    from billing_common.quoting import Quote
     from turnpike_cli.simulation import Outcome
 
 MODELS_FILE = "monetizationModels.json"
-CALLS_METER = "calls"
-DIGITS_MAX = 15
+DIGITS_MAX = 16
 Models = Annotated[Path | None, typer.Option("--file", help=f"The catalogue; {MODELS_FILE} in the checkout when absent.")]
 
 catalogue_app = typer.Typer(help="What is sold: check the file, see what would change, apply it.", no_args_is_help=True)
@@ -62,68 +62,49 @@ def quote(
     calls: Annotated[int | None, typer.Option(min=0, help="How many calls.")] = None,
     meter: Annotated[list[str] | None, typer.Option(help="METER=N, for products with other meters.")] = None,
     since: Annotated[
-        str | None, typer.Option("--from", help="Start of the subscription in the period (UTC); its start when absent.")
+        str | None, typer.Option("--from", help="The subscription begins then (UTC): its first period. A full period when absent.")
     ] = None,
-    until: Annotated[str | None, typer.Option("--to", help="End of the subscription in the period (UTC).")] = None,
+    until: Annotated[str | None, typer.Option("--to", help="The subscription is cancelled then, within that period (UTC).")] = None,
     currency: Annotated[str | None, typer.Option(help="ISO 4217, lower case.")] = None,
     file: Models = None,
     as_json: AsJson = False,
 ) -> None:
     """Price a period's usage from the file, without a running stack: the lines that the invoice will have."""
+    from billing_common import quoting
+
     start, end = parse_moment(since) if since else None, parse_moment(until) if until else None
-    answer = _quote(read_catalogue(file), product, calls=calls, meters=meter or [], start=start, end=end, currency=currency)
-    if as_json:
-        print_json(answer)
-        return
-    from billing_common.money import display
-
-    money = answer["currency"]
-    rows = [
-        [line["description"], f"{line['quantity']:,}", line["unit_amount_decimal"], display(line["amount_minor"], money)]
-        for line in answer["lines"]
-    ]
-    print_table("", ["line", "quantity", "minor units each", "amount"], [*rows, ["total", "", "", display(answer["total_minor"], money)]])
-
-
-def _quote(
-    catalogue: "Catalogue",
-    product_id: str,
-    *,
-    calls: int | None,
-    meters: list[str],
-    start: datetime | None,
-    end: datetime | None,
-    currency: str | None,
-) -> dict[str, Any]:
-    """Return what checkout's `POST /v1/quotes` returns: `end` bounds the time asked about, it does not end the subscription."""
-    from billing_common.catalogue import UnknownProductError
-    from billing_common.rating import Facts, RatingError, as_quote, period_at, rate
-
+    asked = quoting.Question(product, _usage(meter or []), calls, start, end, currency and currency.lower())
     try:
-        product = catalogue.product(product_id)
-        usage = _usage(product.meter_ids(), calls, meters)
-        now = datetime.now(UTC)
-        start = start or period_at(product, started_at=now, at=now).start
-        period = period_at(product, started_at=start, at=start)
-        if end is not None and not period.start < end <= period.end:
-            raise CommandError(
-                f"A quote is for one period: --to must lie after {period.start:%Y-%m-%d} and not after {period.end:%Y-%m-%d}."
-            )
-        facts = Facts(started_at=start, currency=currency and currency.lower())
-        return dict(as_quote(rate(catalogue, product, period=period, usage=usage, facts=facts)))
-    except (UnknownProductError, RatingError) as error:
-        raise CommandError(str(error)) from error
+        answer = quoting.quote(read_catalogue(file), asked, now=datetime.now(UTC))
+    except quoting.QuoteError as error:
+        raise CommandError(f"{str(error)[0].upper()}{str(error)[1:]}.") from error
+    if as_json:
+        print_json(answer.public())
+    else:
+        _print_quote(answer)
 
 
-def _usage(known: tuple[str, ...], calls: int | None, entries: list[str]) -> dict[str, int]:
+def _print_quote(answer: "Quote") -> None:
+    from billing_common.money import display, plain
+
+    money = answer.rated.currency
+    rows = [
+        [line.description, f"{line.quantity:,}", plain(line.unit_amount_decimal), display(line.amount_minor, money)]
+        for line in answer.rated.lines
+    ]
+    total = ["total", "", "", display(answer.rated.total_minor, money)]
+    print_table("", ["line", "quantity", "minor units each", "amount"], [*rows, total])
+    if answer.trial_end is not None:
+        typer.echo(f"Free until {answer.trial_end:%Y-%m-%d}. Ask without --from for a period that is paid for.")
+
+
+def _usage(entries: list[str]) -> dict[str, int]:
     usage = {}
     for entry in entries:
         name, _, number = entry.partition("=")
         if not (number.isascii() and number.isdecimal()) or len(number) > DIGITS_MAX:
             raise CommandError(f"--meter {entry} is not METER=N, with N a whole number.")
         usage[name] = int(number)
-    if calls is not None:
-        usage[CALLS_METER if CALLS_METER in known or len(known) != 1 else known[0]] = calls
     return usage
 
 

@@ -10,6 +10,7 @@ import httpx
 import pytest
 import stripe
 
+from billing_common import quoting
 from billing_common.catalogue import Catalogue
 from billing_common.events import CatalogueApplied
 from billing_common.testing import events_in_outbox
@@ -277,10 +278,21 @@ async def test_a_quote_has_the_lines_of_the_invoice(known: None, door: httpx.Asy
     assert answer["currency"] == "usd"
 
 
+async def test_a_quote_is_what_the_one_function_says(known: None, door: httpx.AsyncClient) -> None:
+    start, end = datetime(2026, 11, 16, tzinfo=UTC), datetime(2026, 11, 20, tzinfo=UTC)
+    asked = quoting.Question("pro", {"calls": 600_000}, start=start, end=end, currency="usd")
+    body = {"product": "pro", "usage": {"calls": 600_000}, "from": "2026-11-16T02:00:00+02:00", "to": end.isoformat(), "currency": "usd"}
+    answer = (await door.post("/v1/quotes", json=body)).json()
+    assert answer.pop("catalogue_version") == 1
+    assert answer == quoting.quote(Catalogue.parse(TEXT), asked, now=start).public()
+
+
 @pytest.mark.parametrize(
     ("body", "status", "code"),
     [
         ({"product": "standart", "calls": 1}, 404, "unknown_product"),
+        ({"product": "payg", "calls": 1, "usage": {"calls": 1}}, 422, "which_meter"),
+        ({"product": "payg", "calls": 1, "from": "2026-11-16T00:00:00Z", "to": "2026-11-10T00:00:00Z"}, 422, "outside_period"),
         ({"product": "payg", "usage": {"tokens": 1}}, 422, "cannot_be_priced"),
         ({"product": "payg", "calls": 1, "currency": "eur"}, 422, "cannot_be_priced"),
         ({"product": "payg", "calls": 1, "from": "2026-11-01T00:00:00Z", "to": "2027-01-01T00:00:00Z"}, 422, "outside_period"),

@@ -53,3 +53,17 @@ def test_a_number_of_users_does_not_run_on_at_the_pace_so_far() -> None:
     so_far = standing(catalogue, catalogue.products[0], begun, used, period=Period(FIRST_OF_FEBRUARY, MARCH), now=half)
     assert so_far.projection is not None
     assert (so_far.total_minor, so_far.projection.rated.total_minor) == (22_00, 32_00)
+
+
+def test_free_days_are_not_billed_while_they_run_and_the_fee_is_whole_after_them() -> None:
+    catalogue = Catalogue.parse((MODELS.parent / "docs" / "examples" / "trial.json").read_text())
+    pro = next(product for product in catalogue.products if product.id == "pro")
+    ends = START + timedelta(days=14)
+    trial = replace(NEW, product_id="pro", status="trialing", period_end=ends)
+    used = Usage({"calls": 12_000}, {}, None)
+    now = START + timedelta(days=3)
+    so_far = standing(catalogue, pro, trial, used, period=period_of(pro, trial, now), now=now)
+    assert (so_far.total_minor, so_far.projection and so_far.projection.rated.total_minor) == (0, 0)
+    paid = replace(trial, status="active", period_start=ends, period_end=datetime(2027, 3, 15, 9, tzinfo=UTC))
+    now = ends + timedelta(days=1)
+    assert standing(catalogue, pro, paid, used, period=period_of(pro, paid, now), now=now).total_minor == 33_00

@@ -186,6 +186,20 @@ async def test_the_standing_of_a_quota_says_what_is_left(
     assert (quota["limit"], quota["used"], quota["remaining"], quota["stops"]) == (100, 45, 55, True)
 
 
+async def test_free_days_cost_nothing_while_they_run(pool: asyncpg.Pool, publish: Publish, collector: Collector, clock: FixedClock) -> None:
+    document = deepcopy(CATALOGUE)
+    product = next(one for one in document["products"] if one["id"] == "hybrid")
+    product.update(trial_days=14, billing_anchor="anniversary")
+    await publish(catalogue_applied(document))
+    await publish(state(product_id="hybrid"))
+    await collect(collector, clock, [call(str(n), START, properties={"responseBytes": 300}) for n in range(3)])
+    clock.instant = START + timedelta(days=5)
+    async with door_of(pool, clock, collector) as door:
+        found = (await door.get("/v1/usage/sub-1/standing")).json()
+    assert (found["totals"]["traffic"], found["bill"]["total_minor"]) == (900, 0)
+    assert datetime.fromisoformat(found["period_end"]) == START + timedelta(days=14)
+
+
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(steps=st.lists(st.tuples(st.sampled_from(["event", "roll", "failed"]), st.integers(0, 5), st.integers(0, 3)), max_size=12))
 async def test_the_split_always_adds_up_to_the_windows(

@@ -16,9 +16,21 @@ from billing_common.catalogue import Catalogue, Price, Product, UsagePrice
 from billing_common.catalogue_model import UnitPrice
 from billing_common.catalogue_tiers import Slice, has_slices, slice_of, slices_of, unit_rate
 from billing_common.money import EXACT, plain, round_half_up, to_minor
-from billing_common.rating_periods import Period, period_at
+from billing_common.rating_periods import Period, period_at, trial_end
 
-__all__ = ["ADDED_TO_DRAFT", "Facts", "Line", "Period", "QuantityChange", "Rated", "RatingError", "as_quote", "period_at", "rate"]
+__all__ = [
+    "ADDED_TO_DRAFT",
+    "Facts",
+    "Line",
+    "Period",
+    "QuantityChange",
+    "Rated",
+    "RatingError",
+    "as_quote",
+    "period_at",
+    "rate",
+    "trial_end",
+]
 
 ADDED_TO_DRAFT = frozenset({"rounding", "minimum", "maximum"})  # components that Turnpike adds to Stripe's draft invoice
 

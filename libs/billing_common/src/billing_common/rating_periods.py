@@ -25,14 +25,19 @@ class Period:
         return EXACT.divide(EXACT.multiply(minor, Decimal(max(left, 0))), Decimal((self.end - self.start) // SECOND))
 
 
+def trial_end(product: Product, started_at: datetime) -> datetime | None:
+    """Return when the free days of a subscription that began then are over; None for a product without."""
+    return started_at + timedelta(days=product.trial_days) if product.trial_days else None
+
+
 def period_at(product: Product, *, started_at: datetime, at: datetime) -> Period:
-    """Return the billing period that holds an instant."""
+    """Return the billing period that holds an instant. The free days are one of their own, and the others are reckoned from their end."""
     if product.billing_anchor == "calendar":
         moment = at.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
         start = moment.replace(month=1) if product.interval == "year" else moment
         return Period(start, start + _step(product, 1))
-    anchor = started_at + timedelta(days=product.trial_days)
-    if product.trial_days and at < anchor:
+    anchor = trial_end(product, started_at) or started_at
+    if at < anchor:
         return Period(started_at, anchor)
     count = max(0, _whole_steps(product, anchor, at))
     return Period(anchor + _step(product, count), anchor + _step(product, count + 1))

@@ -1,11 +1,11 @@
 """What is added to an invoice because no price at Stripe can say it, when the usage of a plan is settled."""
 
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from billing_common.db import Connection
-from billing_common.rating import ADDED_TO_DRAFT, Facts, Line, Period, period_at, rate
+from billing_common.rating import ADDED_TO_DRAFT, Facts, Line, Period, period_at, rate, trial_end
 from checkout import store_catalogue, store_changes
 from checkout.intents import intend
 from checkout.store import Subscription
@@ -28,8 +28,8 @@ def additions(version: Version, subscription: Subscription, stay: Stay, *, perio
     product = catalogue.product(stay.product_id)
     usage = {meter: quantity for meter, quantity in totals.items() if meter in product.meter_ids()}
     began = subscription.started_at or stay.since
-    trial_end = began + timedelta(days=product.trial_days) if product.trial_days else None
-    facts = Facts(started_at=stay.since, ended_at=stay.until, end_reason="change", trial_end=trial_end, currency=subscription.currency)
+    free_until = trial_end(product, began)
+    facts = Facts(started_at=stay.since, ended_at=stay.until, end_reason="change", trial_end=free_until, currency=subscription.currency)
     rated = rate(catalogue, product, period=period, usage=usage, facts=facts)
     return [line for line in rated.lines if line.component in ADDED_TO_DRAFT and line.amount_minor]
 

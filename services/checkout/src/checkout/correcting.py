@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from billing_common.db import Connection
-from billing_common.rating import Facts, Period, period_at, rate
+from billing_common.rating import Facts, Period, period_at, rate, trial_end
 from checkout import correction_store, store_changes
 from checkout.store import Subscription
 from checkout.store_catalogue import Version
@@ -46,6 +46,6 @@ def price(version: Version, subscription: Subscription, stay: Stay, period: Peri
     product = version.catalogue.product(stay.product_id)
     usage = {meter: quantity for meter, quantity in totals.items() if meter in product.meter_ids()}
     began = subscription.started_at or stay.since
-    trial_end = began + timedelta(days=product.trial_days) if product.trial_days else None
-    facts = Facts(started_at=stay.since, ended_at=stay.until, end_reason="change", trial_end=trial_end, currency=subscription.currency)
+    free_until = trial_end(product, began)
+    facts = Facts(started_at=stay.since, ended_at=stay.until, end_reason="change", trial_end=free_until, currency=subscription.currency)
     return rate(version.catalogue, product, period=period, usage=usage, facts=facts).total_minor

@@ -10,7 +10,7 @@ from typing import Any
 import asyncpg
 
 from billing_common.catalogue import Catalogue, Product, UnknownProductError
-from billing_common.rating import Facts, Period, RatingError, period_at, rate
+from billing_common.rating import Facts, Period, RatingError, period_at, rate, trial_end
 from checkout import store_catalogue, store_subscribers
 from checkout.store_catalogue import Version
 from checkout.store_subscribers import Subscriber
@@ -165,17 +165,16 @@ def compare(old: Sold, new: Sold, person: Subscriber, period: Period, counted: M
     if uncounted:
         return Compared(person, reason=f'the meter "{uncounted[0]}" was not counted')
     try:
-        before, after = (_price(sold, old.product.trial_days, person, period, counted) for sold in (old, new))
+        before, after = (_price(sold, old.product, person, period, counted) for sold in (old, new))
     except RatingError as error:
         return Compared(person, reason=str(error))
     return Compared(person, period, before, after)
 
 
-def _price(sold: Sold, trial_days: int, person: Subscriber, period: Period, counted: Mapping[str, int]) -> int:
+def _price(sold: Sold, bought: Product, person: Subscriber, period: Period, counted: Mapping[str, int]) -> int:
     """Price it without the setup fee, which nobody pays twice; trial and currency stay as they were bought."""
     assert person.started_at is not None
-    trial_end = person.started_at + timedelta(days=trial_days) if trial_days else None
-    facts = Facts(started_at=person.started_at, trial_end=trial_end, currency=person.currency)
+    facts = Facts(started_at=person.started_at, trial_end=trial_end(bought, person.started_at), currency=person.currency)
     usage = {meter: quantity for meter, quantity in counted.items() if meter in sold.product.meter_ids()}
     rated = rate(sold.catalogue, sold.product, period=period, usage=usage, facts=facts)
     return sum(line.amount_minor for line in rated.lines if line.component != "setup")

@@ -1,14 +1,12 @@
 """Requests in, on the internal port: quotes, Checkout sessions and billing-portal sessions."""
 
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, HttpUrl, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, HttpUrl
 
-from billing_common.catalogue import UnknownProductError
+from billing_common import quoting
 from billing_common.internal_auth import require_scope
-from billing_common.rating import Facts, Period, RatingError, as_quote, period_at, rate
 from checkout import domain, selling, store, store_catalogue
 from checkout.domain import RefusedError
 
@@ -22,7 +20,10 @@ class Body(BaseModel):
 
 
 class QuoteRequest(Body):
-    """What would this usage cost? `from` is the start of the subscription, `to` the end of the time asked about."""
+    """What would this usage cost? Without `from` a full period that is paid for; with it the first one of a subscription that begins then.
+
+    `to`: it is cancelled then, within that period.
+    """
 
     product: Id
     usage: dict[str, Quantity] = Field(default_factory=dict, max_length=50)
@@ -31,12 +32,6 @@ class QuoteRequest(Body):
     start: AwareDatetime | None = Field(default=None, alias="from")
     end: AwareDatetime | None = Field(default=None, alias="to")
     catalogue_version: int | None = Field(default=None, ge=1, le=domain.VERSION_MAX)
-
-    @model_validator(mode="after")
-    def _one_kind_of_usage(self) -> "QuoteRequest":
-        if self.calls is not None and self.usage:
-            raise ValueError('give either "calls" or "usage"')
-        return self
 
 
 class SessionRequest(Body):
@@ -60,36 +55,17 @@ class PortalRequest(Body):
 
 @router.post("/v1/quotes", dependencies=[Depends(require_scope("quotes:read"))])
 async def quote(body: QuoteRequest, request: Request) -> dict[str, Any]:
-    """Price a usage with the applied catalogue: exactly what the invoice will say."""
+    """Price a usage with the applied catalogue, line by line as on the invoice."""
     pool, now = request.app.state.pool, request.app.state.clock.now()
     wanted = await store_catalogue.get(pool, body.catalogue_version) if body.catalogue_version else await store_catalogue.latest(pool)
     if wanted is None:
         raise RefusedError(409, "no_catalogue", "no such catalogue has been applied")
-    catalogue = wanted.catalogue
+    asked = quoting.Question(body.product, body.usage, body.calls, body.start, body.end, body.currency)
     try:
-        product = catalogue.product(body.product)
-        start = (body.start or period_at(product, started_at=now, at=now).start).astimezone(UTC)
-        period = period_at(product, started_at=start, at=start)
-        _check_end(body.end, period)
-        usage = {_only_meter(product.meter_ids()): body.calls} if body.calls is not None else body.usage
-        rated = rate(catalogue, product, period=period, usage=usage, facts=Facts(started_at=start, currency=body.currency))
-    except UnknownProductError as error:
-        raise RefusedError(404, "unknown_product", str(error)) from error
-    except RatingError as error:
-        raise RefusedError(422, "cannot_be_priced", str(error)) from error
-    return {"product": product.id, "catalogue_version": wanted.version, **as_quote(rated)}
-
-
-def _check_end(end: datetime | None, period: Period) -> None:
-    if end is not None and not period.start < end <= period.end:
-        message = f"a quote is for one billing period: `to` must lie after {period.start:%Y-%m-%d} and not after {period.end:%Y-%m-%d}"
-        raise RefusedError(422, "outside_period", message)
-
-
-def _only_meter(meters: tuple[str, ...]) -> str:
-    if len(meters) > 1 and "calls" not in meters:
-        raise RefusedError(422, "which_meter", f"this product has several meters, give usage for each: {', '.join(meters)}")
-    return "calls" if "calls" in meters or not meters else meters[0]
+        answer = quoting.quote(wanted.catalogue, asked, now=now)
+    except quoting.QuoteError as error:
+        raise RefusedError(404 if error.code == "unknown_product" else 422, error.code, str(error)) from error
+    return {**answer.public(), "catalogue_version": wanted.version}
 
 
 @router.post("/v1/checkout-sessions", dependencies=[Depends(require_scope("checkout:write"))])

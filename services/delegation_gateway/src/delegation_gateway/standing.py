@@ -95,7 +95,9 @@ def standing(
     whole = whole or usage
     since = subscription.plan_since or subscription.started_at or subscription.requested_at
     currency = subscription.currency or subscription.requested_currency
-    facts = rating.Facts(started_at=since, currency=currency, setup_due=setup_due)
+    in_trial = subscription.status == "trialing"
+    free_until = period.end if in_trial else rating.trial_end(product, subscription.started_at or subscription.requested_at)
+    facts = rating.Facts(started_at=since, trial_end=free_until, currency=currency, setup_due=setup_due)
     counted = {meter: usage.by_meter.get(meter, 0) for meter in product.meter_ids()}
     rated = rating.rate(catalogue, product, period=period, usage=counted, facts=facts)
     return Standing(

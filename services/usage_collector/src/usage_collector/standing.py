@@ -92,7 +92,7 @@ def _rated(
 ) -> tuple[Bill, Projected | None]:
     usage = {meter: quantity for meter, quantity in totals.items() if meter in product.meter_ids()}
     began = found.segment_start if found.segment_start > max(period.start, found.started_at) else found.started_at
-    facts = rating.Facts(started_at=began, currency=found.currency)
+    facts = rating.Facts(started_at=began, trial_end=rating.trial_end(product, found.started_at), currency=found.currency)
     rated = rating.rate(catalogue, product, period=period, usage=usage, facts=facts)
     ahead = project(catalogue, product, usage, period=period, facts=facts, now=now)
     return _bill(rated), _projected(ahead) if ahead else None
