@@ -15,7 +15,7 @@ from billing_common.catalogue_notation import EXAMPLE
 from billing_common.catalogue_problems import Problems, did_you_mean
 from billing_common.catalogue_source import Path
 from billing_common.catalogue_tiers import has_slices
-from billing_common.money import CURRENCIES, UNIT_AMOUNT_DECIMALS, exponent, plain, to_minor
+from billing_common.money import CURRENCIES, UNIT_AMOUNT_DECIMALS, amount_max, amount_step, display, exponent, plain, to_minor
 
 if TYPE_CHECKING:
     from billing_common.catalogue import Catalogue
@@ -213,6 +213,12 @@ def _check_precision(minor: Decimal, per: int, path: Path, problems: Problems) -
 
 
 def _check_whole(amount: Decimal | None, currency: str, path: Path, problems: Problems) -> None:
-    if amount is not None and to_minor(amount, currency) % 1:
-        allowed = f"at most {exponent(currency)} decimals"
-        problems.add(path, f"{plain(amount)} {currency.upper()} is too precise: this amount must be whole in the minor unit", allowed)
+    if amount is None:
+        return
+    minor, written = to_minor(amount, currency), f"{plain(amount)} {currency.upper()}"
+    if minor % amount_step(currency):
+        allowed = f"at most {exponent(currency)} decimals" if amount_step(currency) == 1 else f"whole {currency.upper()}"
+        problems.add(path, f"{written} is too precise: this amount must be whole in what can be charged", allowed)
+    if minor > amount_max(currency):
+        most = display(amount_max(currency), currency)
+        problems.add(path, f"{written} is more than Stripe can charge at once", f"at most {most}")

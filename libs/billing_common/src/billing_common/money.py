@@ -11,6 +11,9 @@ _TWO = """
     lsl mad mdl mkd mmk mnt mop mur mvr mwk mxn myr mzn nad ngn nio nok npr nzd pab pen pgk php pkr pln qar ron rsd sar sbd scr sek
     sgd shp sle sos srd std szl thb tjs top try ttd twd tzs uah ugx uyu uzs wst xcd yer zar zmw
 """
+WHOLE_ONLY = frozenset({"isk", "ugx"})
+# How many digits an amount in minor units may have to be charged: Stripe's table, eight where it names no other.
+AMOUNT_DIGITS = {"idr": 12, "lbp": 11, "cop": 10, "huf": 10, "jpy": 10, "inr": 9}
 ZERO_DECIMAL, THREE_DECIMAL, TWO_DECIMAL = (frozenset(codes.split()) for codes in (_ZERO, _THREE, _TWO))
 CURRENCIES = ZERO_DECIMAL | THREE_DECIMAL | TWO_DECIMAL
 UNIT_AMOUNT_DECIMALS = 12  # Stripe's limit for unit_amount_decimal, counted in minor units
@@ -30,6 +33,16 @@ def exponent(currency: str) -> int:
     if currency in TWO_DECIMAL:
         return 2
     raise UnknownCurrencyError(currency)
+
+
+def amount_step(currency: str) -> int:
+    """Return the smallest amount that can be charged, in minor units: 100 where the two decimals are always 00."""
+    return 100 if currency in WHOLE_ONLY else 1
+
+
+def amount_max(currency: str) -> int:
+    """Return the largest amount, in minor units, that can be charged at once."""
+    return int(10 ** AMOUNT_DIGITS.get(currency, 8)) - 1
 
 
 def to_minor(amount: Decimal, currency: str) -> Decimal:
