@@ -132,6 +132,12 @@ def test_a_change_gives_the_unused_time_back_and_a_cancellation_does_not() -> No
     assert total(CATALOGUE, 0, "basic", Facts(started_at=NOVEMBER.start, ended_at=middle)) == 1495
 
 
+def test_a_part_of_a_second_is_not_paid_for_twice_nor_lost() -> None:
+    minute = Period(NOVEMBER.start, NOVEMBER.start + timedelta(minutes=1))
+    for instant in (0, 1, 500_000, 999_999):
+        assert minute.part(Decimal(60), since=NOVEMBER.start + timedelta(seconds=20, microseconds=instant)) == 40
+
+
 def test_periods_of_an_anniversary_come_back_to_the_31st() -> None:
     product = one_price("Metered", usage(amount="1"), billing_anchor="anniversary").product("it")
     started = datetime(2026, 1, 31, 12, tzinfo=UTC)
