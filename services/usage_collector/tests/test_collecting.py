@@ -42,6 +42,19 @@ async def test_the_same_id_on_another_day_is_another_event(
     assert sum(quantity for quantity, _ in (await windows(pool)).values()) == 2
 
 
+async def test_an_event_that_comes_again_a_month_later_is_known_to_another_process_too(
+    pool: asyncpg.Pool, ready: None, collector: Collector, clock: FixedClock
+) -> None:
+    await collect(collector, clock, [call("a", START)])
+    for days in (1, 30, 39):
+        clock.instant = START + timedelta(days=days)
+        later = make_collector(pool)
+        await later.keep_partitions(clock.now(), timedelta(days=90))
+        await collect(later, clock, [call("a", START)])
+    assert await windows(pool) == {("sub-1", "calls", START, HOUR): (1, 1)}
+    assert await pool.fetchval("select sum(events) from duplicate_count") == 3
+
+
 async def test_the_same_event_in_32_batches_at_once_is_counted_once(pool: asyncpg.Pool, ready: None, clock: FixedClock) -> None:
     collectors = [make_collector(pool) for _ in range(4)]
     await asyncio.gather(*(collect(collectors[n % 4], clock, [call("a", START), call(f"own-{n}", START)]) for n in range(32)))
