@@ -14,6 +14,7 @@ from whole_system import living, reserve_ports
 from bench import machine
 from turnpike_cli.stack import Stack
 
+SETTLE_SECONDS = 900.0  # a portion is 60,000 events: counting and reporting them takes minutes on a busy machine
 REPORT = Path(__file__).parent / "results" / "proof.json"
 
 
@@ -46,7 +47,7 @@ async def _prove(folder: Path, *, events: int, kills: int, seed: int) -> Report:
     stack = Stack(folder)
     try:
         stack.start()
-        async with living(stack) as world:
+        async with living(stack, settle_seconds=SETTLE_SECONDS) as world:
             return await Proof(world, events=events, kills=kills, seed=seed).run()
     finally:
         stack.stop()

@@ -90,10 +90,10 @@ class Customer:
 class World:
     """One running stack with everything that is needed to live in it."""
 
-    def __init__(self, stack: Stack, doors: Doors, http: httpx.AsyncClient) -> None:
+    def __init__(self, stack: Stack, doors: Doors, http: httpx.AsyncClient, *, settle_seconds: float = WAIT_SECONDS) -> None:
         addresses = stack.addresses()
         self.stack, self.doors, self.http = stack, doors, http
-        self.clock = BusinessTime(doors, settle_seconds=WAIT_SECONDS)
+        self.clock = BusinessTime(doors, settle_seconds=settle_seconds)
         self.stripe = StripeView.connect(addresses["sandbox_stripe"]["http"], stack.secrets.stripe_api_key)
         self.places = Places(
             portal=addresses["sandbox_apim"]["portal"],
@@ -306,11 +306,11 @@ class World:
 
 
 @asynccontextmanager
-async def living(stack: Stack) -> AsyncIterator[World]:
+async def living(stack: Stack, *, settle_seconds: float = WAIT_SECONDS) -> AsyncIterator[World]:
     """Apply the catalogue and go to the 11th of a month, so that first base fees are prorated."""
     limits = httpx.Limits(max_connections=32)
     async with Doors(stack) as doors, httpx.AsyncClient(timeout=20, limits=limits, trust_env=False) as client:
-        world = World(stack, doors, client)
+        world = World(stack, doors, client, settle_seconds=settle_seconds)
         await doors.ask("checkout", "POST", "/v1/catalogue/apply", body=json.loads((places.checkout() / MODELS_FILE).read_text()))
         await world.clock.settle()
         now = await world.clock.now()

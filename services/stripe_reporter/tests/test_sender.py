@@ -15,6 +15,8 @@ from billing_common.events import UsageRejected, UsageReported, UsageSettled
 from billing_common.testing import events_in_outbox, topics_in_outbox
 from stripe_reporter import ledger, store
 
+from .conftest import HOUR
+
 DAY = timedelta(hours=24)
 LEASE_OVER = timedelta(seconds=31)
 
@@ -238,6 +240,26 @@ async def test_too_many_requests_slow_the_sender_and_lose_nothing(
     sender.wall_now = lambda later=sender.wall_now: later() + timedelta(seconds=5)
     await until_settled(sender, pool, clock)
     assert sum(value for _, _, value, _ in stripe.events.values()) == sum(range(1, 13))
+
+
+async def test_a_lane_that_gets_on_between_failures_pauses_as_briefly_as_the_first_time(
+    known: None, sender: Any, stripe: Any, pool: asyncpg.Pool, publish: Any, facts: Any, clock: Any
+) -> None:
+    """One call in a few fails: the pause must not grow with each, or a backlog would take minutes longer than its calls."""
+    for hour in range(1, 8):
+        await publish(facts.usage(1, hour=HOUR + timedelta(hours=hour)))
+    clock.instant += timedelta(hours=9)
+    for failure in ("500", "429", "500"):
+        stripe.failures = ["", failure]
+        await sender.round()
+        assert await pool.fetchval("select failures from lane") == 1
+        await pool.execute("update lane set retry_at = retry_at - interval '1 minute'")
+    stripe.failures = ["500"]
+    await sender.round()
+    assert await pool.fetchval("select failures from lane") == 2, "nothing moved: the pause grows"
+    await pool.execute("update lane set retry_at = retry_at - interval '1 minute'")
+    await sender.round()
+    assert (await pool.fetchval("select failures from lane"), stripe.total()) == (0, 5 + 7)
 
 
 async def test_two_replicas_share_the_work_and_never_call_twice(

@@ -135,7 +135,8 @@ class Sender:
         if not failed and work.compare:
             moved_more, failed = await self._compare(lane, work.compare)
             moved, waits = moved + moved_more, moved_more == 0
-        await self._release(lane, failed=failed, waits=waits)
+        failures = (lane.failures + 1 if moved == 0 else 1) if failed else 0  # a lane that gets on is only held up, not down
+        await self._release(lane, failures=failures, waits=waits)
         return moved
 
     async def _call(self, event: MeterEvent, lease_end: float) -> Answer | None:
@@ -181,16 +182,14 @@ class Sender:
                 metrics.REPORTED.inc(max(event.quantity, 0))
                 metrics.REPORTED_WINDOWS.inc()
 
-    async def _release(self, lane: Lane, *, failed: bool, waits: bool) -> None:
+    async def _release(self, lane: Lane, *, failures: int, waits: bool) -> None:
         wall, pause = self.wall_now(), timedelta(0)
-        if failed:
-            pause = domain.retry_pause(lane.failures, longest=self._settings.retry_max_seconds, jitter=random.random())  # noqa: S311 - spreads retries
+        if failures:
+            pause = domain.retry_pause(failures - 1, longest=self._settings.retry_max_seconds, jitter=random.random())  # noqa: S311 - spreads retries
         elif waits:
             pause = COMPARE_AGAIN
         async with self._pool.acquire() as connection, connection.transaction():
-            await ledger.release_lane(
-                connection, lane, owner=self._owner, failures=lane.failures + 1 if failed else 0, retry_at=wall + pause
-            )
+            await ledger.release_lane(connection, lane, owner=self._owner, failures=failures, retry_at=wall + pause)
 
     # --- rows whose identifier Stripe may have forgotten ------------------------------------------------------------------------
 
