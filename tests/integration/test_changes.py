@@ -166,3 +166,44 @@ async def test_subscribers_move_to_new_prices_with_the_next_period_and_at_once(w
     finally:
         await world.doors.ask("checkout", "POST", "/v1/catalogue/apply", body=models())
         await world.clock.settle()
+
+
+async def test_who_changes_the_plan_himself_is_not_moved_to_new_prices_and_who_takes_it_back_is(world: World) -> None:
+    leaver, stayer = await world.join("standard"), await world.join("standard")
+    keys = [customer.person.key for customer in (leaver, stayer)]
+    dearer = with_standard_at("99.95")
+    try:
+        await migrate(world, leaver, dearer, "next-period")
+        for customer in (leaver, stayer):
+            page = await customer.person.browser.open(customer.person.page)
+            assert page.has("New prices from")
+        await world.change_plan(leaver, "pro", "now")
+        await eventually("the own plan at Stripe", lambda: product_at_stripe(world, leaver), lambda found: found == "pro")
+        await world.change_plan(stayer, "pro", "period_end")
+        page = await eventually(
+            "the own change on the page",
+            lambda: stayer.person.browser.open(stayer.person.page),
+            lambda page: page.has("Changes to Pro on"),
+        )
+        await stayer.person.browser.submit(page, "", action="/change/withdraw")
+        await eventually(
+            "the new prices on the page again",
+            lambda: stayer.person.browser.open(stayer.person.page),
+            lambda page: page.has("New prices from"),
+        )
+        await world.clock.settle()
+        end = await world.end_the_month()
+        assert [await product_at_stripe(world, customer) for customer in (leaver, stayer)] == ["pro", "standard"]
+        period = period_at(Catalogue.from_document(models()).product("standard"), started_at=end, at=end)
+        whole = Facts(started_at=end)
+        for customer, key in zip((leaver, stayer), keys, strict=True):
+            await same_key_works(world, customer, key)
+        assert await invoiced(world, leaver, period) == rated(dearer, "pro", 0, period, whole)
+        assert await invoiced(world, stayer, period) == rated(dearer, "standard", 0, period, whole)
+        rows = (await world.doors.ask("checkout", "GET", "/v1/migrations"))["migrations"]
+        found = sorted((row["subscription_id"], row["state"], row["reason"]) for row in rows)
+        assert [one[1:] for one in found if one[0] == leaver.subscription_id] == [("withdrawn", "replaced")]
+        assert [one[1:] for one in found if one[0] == stayer.subscription_id] == [("done", None), ("withdrawn", "replaced")]
+    finally:
+        await world.doors.ask("checkout", "POST", "/v1/catalogue/apply", body=models())
+        await world.clock.settle()

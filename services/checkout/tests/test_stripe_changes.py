@@ -306,6 +306,48 @@ async def test_subscribers_are_moved_when_their_usage_is_settled_and_pay_with_th
     assert sum(amounts) == first.total_minor + second.total_minor + 9995
 
 
+async def plan_migration(life: Life, new: Version, end: datetime) -> None:
+    change = Change(
+        f"m-{life.account}", life.subscription_id, life.account, "provider", "period_end", "standard", life.version.version, "standard",
+        new.version, "asked", 0, end, None, None, then_cancel=False,
+    )  # fmt: skip
+    async with life.pool.acquire() as connection, connection.transaction():
+        subscription = await store.get_subscription(connection, life.subscription_id)
+        assert subscription is not None
+        await changing.begin(connection, change, subscription, new.price_ids("standard", "usd"), at=moment(life))
+    await life.work()
+
+
+@pytest.mark.parametrize("when", ["now", "period_end"])
+async def test_the_customers_change_takes_the_place_of_planned_prices_at_stripe(begin: Any, pool: asyncpg.Pool, when: str) -> None:
+    life = await begin("standard")
+    new, end = await dearer(life, pool), period_at(life.sold("standard").product, started_at=life.started, at=life.started).end
+    await life.to(moment(life))
+    await plan_migration(life, new, end)
+    await life.publish(life.ask("pro", when, moment(life)))
+    await life.work()
+    assert await life.told() == [("scheduled", None), ("withdrawn", "replaced"), ("made" if when == "now" else "scheduled", None)]
+    await life.to(end)
+    assert (await life.state(SubscriptionUpdated)).product_id == "pro"
+    await life.settle("standard", 0, life.started, moment(life))
+    await life.work()
+    assert await life.prices() == set(life.version.price_ids("pro", "usd").values())
+
+
+async def test_planned_prices_come_after_all_when_the_card_for_another_plan_is_declined(begin: Any, pool: asyncpg.Pool) -> None:
+    life = await begin("standard")
+    new, end = await dearer(life, pool), period_at(life.sold("standard").product, started_at=life.started, at=life.started).end
+    await life.to(moment(life))
+    await plan_migration(life, new, end)
+    await life.pay_with("pm_card_chargeCustomerFail")
+    await life.publish(life.ask("pro", "now", moment(life)))
+    await life.work()
+    assert (await life.told())[1:] == [("withdrawn", "replaced"), ("failed", "card_declined"), ("scheduled", None)]
+    await life.to(end)
+    assert await life.prices() == set(new.price_ids("standard", "usd").values())
+    assert (await life.state(SubscriptionUpdated)).catalogue_version == new.version
+
+
 async def test_a_provider_asks_once_however_often_it_is_said(begin: Any, pool: asyncpg.Pool, clock: BusinessClock) -> None:
     life = await begin("standard")
     new = await dearer(life, pool)

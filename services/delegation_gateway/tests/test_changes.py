@@ -216,6 +216,25 @@ async def test_new_prices_of_the_provider_are_told_and_cannot_be_taken_back(
     assert await events_in_outbox(connection, SubscriptionChangeWithdrawn) == []
 
 
+async def test_the_customers_own_change_takes_the_place_of_new_prices_that_wait(running: Story, connection: asyncpg.Connection) -> None:
+    planned: dict[str, Any] = {"product_id": "standard", "effective_at": running.end}
+    await progress(running, "m-1", "scheduled", **planned)
+    assert "Change plan" in (await running.page()).text
+    assert "The new prices of Standard from" in (await running.page("/change/pro")).text
+    await confirm(running, "pro", "now")
+    [event] = await requests(connection)
+    assert "Changing to Pro" in (await running.page()).text
+    await progress(running, "m-1", "withdrawn", 2, reason="replaced", **planned)
+    await progress(running, str(event.event_id), "failed", reason="card_declined")
+    await progress(running, "m-2", "scheduled", **planned)  # planned again
+    page = (await running.page()).text
+    assert "New prices from" in page
+    assert "The plan was not changed to Pro" in page
+    assert "/change/withdraw" not in page
+    await progress(running, "m-2", "closing", 2, **planned)
+    assert "It takes a few seconds" in (await running.page("/change/pro")).text
+
+
 async def test_the_bill_of_a_period_with_two_plans_has_both_each_with_its_own_usage(running: Story, catalogue: Catalogue) -> None:
     at = running.start + timedelta(days=10)
     await running.usage(100_150)

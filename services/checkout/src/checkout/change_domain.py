@@ -1,11 +1,12 @@
 """Rules of changing a plan: who may, from when its fees count, and what Stripe is asked for. Pure functions."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 from billing_common.catalogue import Product
+from billing_common.events import derive_id
 from billing_common.plan_changes import SHOWN_FOR, When
 from billing_common.rating import period_at
 
@@ -41,6 +42,16 @@ class Change:
     @property
     def same_product(self) -> bool:
         return self.product_id == self.from_product_id
+
+    @property
+    def gives_way(self) -> bool:
+        """Whether the customer's own change takes the place of this one: new prices that wait for the next period."""
+        return self.asked_by == "provider" and self.timing == "period_end" and self.state in {"asked", "scheduled"}
+
+    def again(self, after: "Change") -> "Change":
+        """Return this one anew, as it was planned before another one that came to nothing."""
+        change_id = str(derive_id("migration", self.change_id, after.change_id))
+        return replace(self, change_id=change_id, state="asked", revision=0)
 
 
 @dataclass(frozen=True)

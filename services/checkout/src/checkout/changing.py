@@ -56,6 +56,8 @@ async def _move(
     await store_changes.move(connection, moved, state, at=at, reason=reason)
     CHANGES.labels(change.asked_by, state).inc()
     log.info("plan change", change_id=change.change_id, subscription_id=change.subscription_id, state=state, reason=reason)
+    if state in {"failed", "withdrawn"}:
+        await _plan_again(connection, change, at=at)
     return moved
 
 
@@ -78,6 +80,26 @@ async def begin(connection: Connection, change: Change, subscription: Subscripti
 async def _call(connection: Connection, kind: str, change: Change, subscription: Subscription, prices: Mapping[str, str]) -> None:
     parameters = {"change": change.change_id, "subscription": subscription.stripe_subscription_id, "prices": dict(prices)}
     await intend(connection, kind, key=change.account_id, cause=change.change_id, parameters=parameters)
+
+
+async def set_aside(connection: Connection, migration: Change, subscription: Subscription, *, by: str, at: datetime) -> None:
+    """Take a planned migration back, for the customer's own change that is asked for next."""
+    await _move(connection, migration, "withdrawn", at=at, told="withdrawn", reason="replaced")
+    await store_changes.note_replaced(connection, migration.change_id, by=by)
+    await _call(connection, "change_withdraw", migration, subscription, {})
+
+
+async def _plan_again(connection: Connection, given_up: Change, *, at: datetime) -> None:
+    """Plan the migration again whose place was taken by a change that came to nothing: the provider's wish is not lost with it."""
+    migration = await store_changes.replaced_by(connection, given_up.change_id)
+    subscription = await store.get_subscription(connection, given_up.subscription_id)
+    if migration is None or subscription is None or subscription.state != "live":
+        return
+    standing = await store_changes.standing(connection, subscription.subscription_id)
+    is_on_old = migration.holds(subscription.product_id, subscription.catalogue_version)
+    if is_on_old and not standing.ends and standing.cancellation is None:
+        again = migration.again(given_up)
+        await begin(connection, again, subscription, await _prices(connection, again, subscription), at=at)
 
 
 async def refuse_coming(connection: Connection, account_id: str, product_id: str) -> None:
@@ -197,10 +219,13 @@ async def after_plan(connection: Connection, change_id: str, effective_at: Any, 
 
 
 async def after_withdraw(connection: Connection, change_id: str, released: Any, refusal: Refusal, *, at: datetime) -> None:
-    """Nothing is planned any more, unless Stripe was quicker: then the state says so."""
+    """Nothing is planned any more, unless Stripe was quicker: then the state says so, or, of a migration set aside, it is said here."""
     change, _, _ = await _found(connection, change_id)
     if change.state in {"asked", "scheduled"} and refusal is None and released:
         await _move(connection, change, "withdrawn", at=at, told="withdrawn")
+    elif change.state == "withdrawn" and refusal is None and not released:
+        await _move(connection, change, "done", at=at, told="made")
+        await store_changes.start_from(connection, change)
 
 
 async def after_drop_old(connection: Connection, change_id: str, _result: Any, refusal: Refusal, *, at: datetime) -> None:

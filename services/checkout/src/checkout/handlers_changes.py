@@ -73,7 +73,8 @@ async def _begin(connection: Connection, event: SubscriptionChangeRequested, cha
     standing = await store_changes.standing(connection, event.subscription_id)
     ending = standing.ends or standing.cancellation is not None
     refuse_standing(live=subscription.state == "live", status=standing.status, ending=ending)
-    if await store_changes.open_of(connection, event.subscription_id):
+    waiting = await store_changes.open_of(connection, event.subscription_id)
+    if waiting is not None and not waiting.gives_way:
         raise ChangeRefusedError("change_pending", "another change of this subscription is under way or planned")
     if event.product_id == subscription.product_id:
         raise ChangeRefusedError("same_product", "the subscription is on this plan already")
@@ -88,6 +89,8 @@ async def _begin(connection: Connection, event: SubscriptionChangeRequested, cha
     prices = latest.price_ids(event.product_id, subscription.currency)
     for other in await store.others_of_product(connection, replace(subscription, product_id=event.product_id)):
         await selling.give_up(connection, other, event.occurred_at)  # asked for and not paid: nobody pays for a second one
+    if waiting is not None:
+        await changing.set_aside(connection, waiting, subscription, by=full.change_id, at=event.occurred_at)
     await changing.begin(connection, full, subscription, prices, at=event.occurred_at)
 
 

@@ -106,6 +106,28 @@ async def move(connection: Connection, change: Change, state: State, *, at: date
     )
 
 
+async def note_replaced(connection: Connection, change_id: str, *, by: str) -> None:
+    await connection.execute("update plan_change set replaced_by = $2 where change_id = $1", change_id, by)
+
+
+async def replaced_by(connection: Connection, change_id: str) -> Change | None:
+    """Return the planned migration whose place a customer's change has taken."""
+    row = await connection.fetchrow(
+        f"select {_CHANGE} from plan_change where replaced_by = $1 and state = 'withdrawn' for update",  # noqa: S608 - field names
+        change_id,
+    )
+    return Change(**row) if row else None
+
+
+async def start_from(connection: Connection, migration: Change) -> None:
+    """Have the change that took the place of a migration go on from what that one made after all."""
+    await connection.execute(
+        "update plan_change set from_catalogue_version = $2 where change_id = (select replaced_by from plan_change where change_id = $1)",
+        migration.change_id,
+        migration.catalogue_version,
+    )
+
+
 async def under_way(pool: asyncpg.Pool) -> int:
     """Return how many changes wait for usage that is being closed; what waits for the end of a period is no unrest."""
     return int(await pool.fetchval("select count(*) from plan_change where state in ('closing', 'made')"))

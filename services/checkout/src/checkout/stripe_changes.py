@@ -81,13 +81,11 @@ class StripeChanges:
                 await self._v1.subscription_schedules.release_async(str(found.schedule))
 
     async def withdraw(self, subscription_id: str, change: Change) -> bool:
-        """Take a planned change back; False when Stripe has made it already."""
+        """Take a planned change back; False when Stripe has made it already. Either way no schedule is left in the way of the next."""
         async with _errors():
             found = await self._v1.subscriptions.retrieve_async(subscription_id)
-        if _says(found, change):
-            return False
         await self.let_go(subscription_id)
-        return True
+        return not _says(found, change)
 
     async def _running(self, subscription_id: str) -> Any:
         found = await self._v1.subscriptions.retrieve_async(subscription_id)

@@ -34,6 +34,11 @@ class Change:
     def is_under_way(self) -> bool:
         return self.state in {"requested", "closing"}
 
+    @property
+    def gives_way(self) -> bool:
+        """Whether the customer's own change takes the place of this one: new prices that wait for the next period."""
+        return self.state == "scheduled" and not self.asked_here
+
 
 @dataclass(frozen=True)
 class Stay:
@@ -66,14 +71,16 @@ async def is_known(connection: Database, change_id: str) -> bool:
     return bool(await connection.fetchval("select exists(select from plan_changes where change_id = $1)", change_id))
 
 
-async def newest(connection: Database, subscription_id: str) -> Change | None:
-    """Return the change that is open, else the last one."""
-    row = await connection.fetchrow(
+async def newest(connection: Database, subscription_id: str) -> list[Change]:
+    """Return the change that is open, else the last one; behind new prices that wait, the last one that was asked for here too."""
+    rows = await connection.fetch(
         f"select {COLUMNS} from plan_changes where subscription_id = $1 "  # noqa: S608 # constants
-        "order by state in ('requested', 'scheduled', 'closing') desc, requested_at desc, change_id limit 1",
+        "order by state in ('requested', 'scheduled', 'closing') desc, requested_at desc, change_id limit 20",
         subscription_id,
     )
-    return None if row is None else Change(**row)
+    found = [Change(**row) for row in rows]
+    own = [one for one in found[1:] if one.asked_here][:1] if found and found[0].gives_way else []
+    return [*found[:1], *own]
 
 
 async def ask_withdrawal(connection: Connection, change_id: str) -> bool:

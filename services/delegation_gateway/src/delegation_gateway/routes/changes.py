@@ -16,6 +16,7 @@ from billing_common.outbox import announce
 from billing_common.plan_changes import ChangeRefusedError, Sold, refuse_standing
 from billing_common.rating import Facts, period_at, rate
 from delegation_gateway import change_store, changes, read_models, subscriptions_store
+from delegation_gateway.change_store import Change
 from delegation_gateway.domain import Subscription
 from delegation_gateway.parts import HereParts, Parts, SignedIn, check_form, no_such_subscription
 from delegation_gateway.plans import plan_of
@@ -47,6 +48,7 @@ class Wish:
     old: Sold
     latest: Catalogue
     currency: str
+    replaced: Change | None  # new prices that wait for the next period
 
     @property
     def page(self) -> str:
@@ -68,8 +70,8 @@ async def _wish(parts: Parts, visitor: Visitor, subscription_id: str) -> Wish:
         refuse_standing(live=subscription.is_live, status=subscription.status, ending=ending)
     except ChangeRefusedError as error:
         raise PageError(409, "The plan cannot be changed now", str(error), action=back) from None
-    change = await change_store.newest(parts.pool, subscription.subscription_id)
-    if change is not None and (change.is_under_way or change.state == "scheduled"):
+    change = next(iter(await change_store.newest(parts.pool, subscription.subscription_id)), None)
+    if change is not None and not change.gives_way and (change.is_under_way or change.state == "scheduled"):
         if change.state == "scheduled":
             raise PageError(409, "A change is planned already", "Take it back first, then choose another plan.", action=back)
         raise PageError(409, "A change of this plan is under way", "It takes a few seconds.", action=back)
@@ -81,7 +83,8 @@ async def _wish(parts: Parts, visitor: Visitor, subscription_id: str) -> Wish:
     if bought is None or latest is None:
         raise PageError(503, "The plan is not known here yet", "Try again in a minute.", action=back)
     old = Sold(bought, bought.product(subscription.product_id))
-    return Wish(subscription, old, latest[1], subscription.currency or bought.currency_of(old.product))
+    replaced = change if change is not None and change.gives_way else None
+    return Wish(subscription, old, latest[1], subscription.currency or bought.currency_of(old.product), replaced)
 
 
 @router.get("/{subscription_id}/change")
@@ -134,6 +137,7 @@ async def _review(request: Request, parts: Parts, visitor: Visitor, wish: Wish, 
         "new": plan_of(new.catalogue, new.product, wish.currency),
         "ways": await _ways(parts, wish, new, at),
         "currency": wish.currency,
+        "replaced": wish.replaced,
         "old_has_usage": bool(wish.old.product.priced_meters()),
         "usage_minor": await _usage_so_far(parts, wish, at),
         "shown_at": at.replace(microsecond=0).isoformat(),
@@ -152,7 +156,7 @@ async def _usage_so_far(parts: Parts, wish: Wish, at: datetime) -> int:
         parts.pool, subscription.subscription_id, subscription.period_start, at, counted_since=subscription.plan_since
     )
     period = period_at(old.product, started_at=wish.started_at, at=at)
-    facts = Facts(started_at=subscription.plan_since or wish.started_at, currency=wish.currency)
+    facts = Facts(started_at=subscription.plan_since or wish.started_at, ended_at=at, end_reason="change", currency=wish.currency)
     counted = {meter: usage.by_meter.get(meter, 0) for meter in old.product.meter_ids()}
     rated = rate(old.catalogue, old.product, period=period, usage=counted, facts=facts)
     return sum(line.amount_minor for line in rated.lines if line.component not in {"setup", "base", "trial"})
@@ -165,9 +169,9 @@ async def withdraw(parts: HereParts, visitor: SignedIn, subscription_id: str, fo
     subscription = await subscriptions_store.find_subscription(parts.pool, subscription_id, visitor.account_id)
     if subscription is None:
         raise no_such_subscription()
-    change = await change_store.newest(parts.pool, subscription.subscription_id)
-    if change is not None and change.change_id == form.change_id and change.asked_here:
-        await _note_withdrawal(parts, visitor, subscription, change.change_id)
+    for change in await change_store.newest(parts.pool, subscription.subscription_id):
+        if change.change_id == form.change_id and change.asked_here:
+            await _note_withdrawal(parts, visitor, subscription, change.change_id)
     return RedirectResponse(f"/subscriptions/{subscription.subscription_id}", 303)
 
 

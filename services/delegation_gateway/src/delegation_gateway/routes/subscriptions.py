@@ -1,6 +1,7 @@
 """The pages of a member's subscriptions. Another account's subscription is not found."""
 
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any
@@ -14,6 +15,7 @@ from billing_common.catalogue import Catalogue, Product, UnknownProductError
 from billing_common.events import SubscriptionCancellationRequested
 from billing_common.outbox import announce
 from delegation_gateway import change_store, domain, keys_store, read_models, subscriptions_store
+from delegation_gateway.change_store import Change
 from delegation_gateway.changes import ChangeNotice, notice_of
 from delegation_gateway.checkout_gateway import CheckoutRefusedError
 from delegation_gateway.domain import Subscription
@@ -87,7 +89,7 @@ async def page(
     sold = await sold_as(parts, subscription)
     invoices = await read_models.list_invoices(parts.pool, subscription.subscription_id)
     now = parts.clock.now()
-    change = await _change_notice(parts, subscription, now)
+    changes = await _change_notices(parts, subscription, now)
     context = {
         "visitor": visitor,
         "subscription": subscription,
@@ -103,13 +105,13 @@ async def page(
         **await _keys_context(parts, subscription, sold, shown),
         "errors": errors or {},
         "name": name[: domain.DISPLAY_NAME_CHARACTERS_MAX],
-        "change": change,
-        "can_change": _can_change(subscription, change),
+        "changes": changes,
+        "can_change": _can_change(subscription, changes),
         "now": now,
         "gateway_url": parts.settings.gateway_url,
         "here": f"/subscriptions/{subscription.subscription_id}",
     }
-    waiting = change is not None and change.kind == "under way"
+    waiting = any(change.kind == "under way" for change in changes)
     headers = {"Refresh": str(REFRESH_SECONDS)} if waiting else {}
     return parts.pages.render(request, "subscription.html", context, 422 if errors else 200, headers=headers)
 
@@ -124,17 +126,20 @@ async def _keys_context(
     return {"further": further, "shown": shown, "allowed": allowed, "may_add": may_add, "form_id": secrets.token_urlsafe(12)}
 
 
-def _can_change(subscription: Subscription, change: ChangeNotice | None) -> bool:
+def _can_change(subscription: Subscription, changes: Sequence[ChangeNotice]) -> bool:
     """Whether the page offers another plan: what would be refused anyway is not offered."""
     ending = subscription.cancellation is not None or subscription.ends_at is not None
-    return subscription.status == "active" and subscription.is_at_stripe and not ending and not (change is not None and change.is_open)
+    return subscription.status == "active" and subscription.is_at_stripe and not ending and not any(change.is_open for change in changes)
 
 
-async def _change_notice(parts: Parts, subscription: Subscription, now: datetime) -> ChangeNotice | None:
-    """Return what there is to say of the newest change of plan."""
-    change = await change_store.newest(parts.pool, subscription.subscription_id)
-    if change is None or not subscription.is_live:
-        return None
+async def _change_notices(parts: Parts, subscription: Subscription, now: datetime) -> list[ChangeNotice]:
+    """Return what there is to say of the newest changes of plan."""
+    newest = await change_store.newest(parts.pool, subscription.subscription_id) if subscription.is_live else []
+    found = [await _change_notice(parts, subscription, change, now) for change in newest]
+    return [notice for notice in found if notice is not None]
+
+
+async def _change_notice(parts: Parts, subscription: Subscription, change: Change, now: datetime) -> ChangeNotice | None:
     async with parts.pool.acquire() as connection:
         latest = await parts.catalogues.latest(connection)
         known = await parts.catalogues.version(connection, change.catalogue_version) if change.catalogue_version else None
