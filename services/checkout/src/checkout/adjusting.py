@@ -50,7 +50,7 @@ def invoice_item(line: Line, subscription: Subscription, customer: str, *, since
 async def add_lines(
     connection: Connection, subscription: Subscription, customer: str, settled: Settled, *, until: datetime | None = None
 ) -> None:
-    """Intend the lines of the plan whose usage is settled: on the draft of its period, else on the next invoice.
+    """Intend the lines of the plan whose usage is settled: on the draft of its period, else on the next invoice, else on one of their own.
 
     A plan can have several segments in a period (a change that was not made after all): they are one quantity. `until`: when the next
     plan's fees began, where that is not known from a state yet.
@@ -68,8 +68,9 @@ async def add_lines(
     if settled.end <= since:
         return  # ended in the second in which it began: nothing could be used
     totals = await store_changes.settled_totals(connection, subscription.subscription_id, since=since, until=settled.end)
-    draft = {"draft_of_period_end": settled.end.isoformat()} if settled.on_draft else {}
+    where: dict[str, Any] = {"draft_of_period_end": settled.end.isoformat()} if settled.on_draft else {}
+    where["owner"] = {"turnpike_subscription_id": subscription.subscription_id, "turnpike_account_id": subscription.account_id}
     for number, line in enumerate(additions(version, subscription, stay, period=period, totals=totals)):
         item = invoice_item(line, subscription, customer, since=since, until=settled.end)
         cause = f"{subscription.subscription_id}:{settled.end.isoformat()}:{number}"
-        await intend(connection, "invoice_item", key=subscription.account_id, cause=cause, parameters={"item": item, **draft})
+        await intend(connection, "invoice_item", key=subscription.account_id, cause=cause, parameters={"item": item, **where})

@@ -1,4 +1,4 @@
-"""Puts what a correction costs on an invoice: the draft of its period, else the next one, else, after the end, one of its own."""
+"""Puts a line that is no price's on an invoice: the draft of its period, else the next one, else, after the end, one of its own."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -7,6 +7,13 @@ from typing import Any, Literal
 from checkout.stripe_gateway import StripeGateway, StripeRefusedError, StripeUnavailableError
 
 Where = Literal["draft", "next_invoice", "own_invoice"]
+
+
+async def is_awaited(gateway: StripeGateway, stripe_subscription_id: str, period_end: datetime) -> bool:
+    """Tell whether Stripe has made no invoice of a period and will make one: a subscription that has ended without one gets none."""
+    return await gateway.invoice_of_period(stripe_subscription_id, period_end) is None and not await gateway.has_ended(
+        stripe_subscription_id
+    )
 
 
 async def find(gateway: StripeGateway, stripe_subscription_id: str, draft_of_period_end: datetime | None) -> tuple[Where, str | None]:
@@ -27,7 +34,7 @@ async def put(gateway: StripeGateway, parameters: Mapping[str, Any], *, intent_i
     ends = parameters.get("draft_of_period_end")
     where, invoice_id = await find(gateway, item["subscription"], datetime.fromisoformat(ends) if ends else None)
     if where == "own_invoice":
-        return where, await gateway.bill_alone(item, parameters["owner"], intent_id=intent_id, key=key)
+        return where, await gateway.bill_alone(item, parameters.get("owner", {}), intent_id=intent_id, key=key)
     draft = {"invoice": invoice_id} if invoice_id else {}
     try:
         await gateway.add_invoice_item({**item, **draft}, intent_id=intent_id, key=f"{key}:{where}")

@@ -224,16 +224,10 @@ class Worker:
         await correction_store.set_place(self._pool, intent.intent_id, *placed)
 
     async def _add_invoice_item(self, intent: Intent) -> None:
-        """Add a line to the draft of its period. Before a last invoice, and when the draft is final already, it waits for the next."""
-        params: dict[str, Any] = intent.parameters["item"]
-        ends = intent.parameters.get("draft_of_period_end")
-        if ends is not None:
-            found = await self._gateway.invoice_of_period(params["subscription"], datetime.fromisoformat(ends))
-            if found is None:
-                raise NotYetError("Stripe has no invoice of the period yet")
-            invoice_id, is_draft = found
-            if is_draft:
-                params = {**params, "invoice": invoice_id}
-            else:
-                log.warning("an invoice was final before its last line came", intent_id=intent.intent_id, invoice_id=invoice_id)
-        await self._gateway.add_invoice_item(params, intent_id=intent.intent_id, key=intent.idempotency_key)
+        """Add a line that no price can say. While Stripe has made no invoice of the period, and will make one, it waits for that."""
+        item, ends = intent.parameters["item"], intent.parameters.get("draft_of_period_end")
+        if ends is not None and await correction_calls.is_awaited(self._gateway, item["subscription"], datetime.fromisoformat(ends)):
+            raise NotYetError("Stripe has no invoice of the period yet")
+        where, _ = await correction_calls.put(self._gateway, intent.parameters, intent_id=intent.intent_id, key=intent.idempotency_key)
+        if ends is not None and where != "draft":
+            log.warning("a line stands on another invoice than its period's", intent_id=intent.intent_id, where=where)
