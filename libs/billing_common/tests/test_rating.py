@@ -101,6 +101,24 @@ def test_what_is_included_is_not_prorated() -> None:
     assert total(CATALOGUE, 100, "developer", late) == 0
 
 
+MIDDLE = datetime(2026, 11, 16, tzinfo=UTC)
+PARTS = [
+    (FIRST, 1000, 1000),
+    (Facts(started_at=MIDDLE), 500, 0),
+    (Facts(started_at=NOVEMBER.start, ended_at=MIDDLE, end_reason="change"), 500, 1000),
+    (Facts(started_at=NOVEMBER.start, ended_at=MIDDLE), 1000, 1000),  # cancelled: what was bought in advance is not given back
+    (Facts(started_at=NOVEMBER.start, trial_end=MIDDLE), 500, 0),
+    (Facts(started_at=MIDDLE, ended_at=MIDDLE, end_reason="change"), 0, 0),
+]
+
+
+@pytest.mark.parametrize(("facts", "share", "whole_only"), PARTS)
+def test_of_a_part_of_a_period_the_least_spend_is_its_share(facts: Facts, share: int, whole_only: int) -> None:
+    price = {"minimum": "10", **usage(amount="0.01")}
+    assert total(one_price("Hybrid", price), 0, facts=facts) == share
+    assert total(one_price("Hybrid", price, policies={"proration": "none"}), 0, facts=facts) == whole_only
+
+
 def test_lines_stand_in_the_order_of_the_invoice_and_add_up() -> None:
     rated = rate(CATALOGUE, CATALOGUE.product("standard"), period=NOVEMBER, usage={"calls": 250_000}, facts=FIRST)
     assert [(line.component, line.quantity, line.amount_minor) for line in rated.lines] == [

@@ -166,10 +166,19 @@ class SlowCalculator:
             spent += self.usage(entry, usage[entry["meter"]])
         if "unit" in self.price:
             spent += self.packages(self.price["unit"], usage[self.price["unit"]["meter"]])
-        spent = max(spent, half_up(self.minor(self.price.get("minimum", "0"))))
+        spent = max(spent, self.least(known))
         if "maximum" in self.price:
             spent = min(spent, half_up(self.minor(self.price["maximum"])))
         return spent
+
+    def least(self, known: Facts) -> int:
+        """Count the seconds that were bought: to the period's end, unless another plan began before."""
+        begin = max(0, self.second(known.started_at))
+        if not self.prorated:
+            return 0 if begin else half_up(self.minor(self.price.get("minimum", "0")))
+        changed = known.ended_at is not None and known.end_reason == "change"
+        bought = (self.second(known.ended_at) if changed and known.ended_at else self.seconds) - begin
+        return half_up(self.minor(self.price.get("minimum", "0")) * bought / self.seconds)
 
     def base(self, known: Facts) -> int:
         """Walk through the changes in order of time; every one is a line of its own."""

@@ -189,7 +189,9 @@ class Price(Part):
     setup: Amount | None = Field(default=None, description="one-off fee on the first invoice")
     usage: tuple[UsagePrice, ...] = Field(default=(), max_length=18, description="price of each meter, paid in arrears")
     unit: UnitPrice | None = Field(default=None, description="packages of usage, paid in arrears")
-    minimum: Amount | None = Field(default=None, description="least spend in a period; the difference is added to the invoice")
+    minimum: Amount | None = Field(
+        default=None, description="least spend in a period, of a part of one its share; the difference is added to the invoice"
+    )
     maximum: Amount | None = Field(default=None, description="most spend in a period; the rest is taken off the invoice")
 
 
@@ -223,7 +225,7 @@ class Policies(Part):
         default="next_invoice", description="usage that comes after the invoice is final"
     )
     proration: Literal["by_second", "none"] = Field(
-        default="by_second", description="base fee of a period that began later: its share by the second, or none"
+        default="by_second", description="base fee and minimum of a part of a period: their share by the second, or none"
     )
     dunning_grace_days: int = Field(default=0, ge=0, le=60, description="days of access after the last failed retry")
 

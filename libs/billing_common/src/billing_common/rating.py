@@ -127,7 +127,7 @@ def rate(catalogue: Catalogue, product: Product, *, period: Period, usage: Mappi
     for usage_price in price.usage:
         lines += _rounding(catalogue, usage_price, currency, used, usage.get(usage_price.meter, 0))
     lines += _least_packages(catalogue, price, currency, used, usage)
-    lines += _spend_limits(price, currency, used, lines)
+    lines += _spend_limits(price, currency, used, lines, _least_spend(product, price, currency, period, facts))
     return Rated(currency, tuple(lines), facts.credit_minor)
 
 
@@ -259,9 +259,19 @@ def _package_line(catalogue: Catalogue, unit: UnitPrice, currency: str, period: 
     return Line(text, count, minor, round_half_up(EXACT.multiply(minor, Decimal(count))), "unit", period)
 
 
-def _spend_limits(price: Price, currency: str, period: Period, lines: Iterable[Line]) -> Iterable[Line]:
+def _least_spend(product: Product, price: Price, currency: str, period: Period, facts: Facts) -> int:
+    """Return the least spend of the time the plan was bought for: like a base fee a share by the second, in full when cancelled early."""
+    minor, start = to_minor(price.minimum or Decimal(0), currency), facts.begin_of(period)
+    if product.policies.proration == "none":
+        return round_half_up(minor) if start == period.start else 0
+    share = period.part(minor, since=start)
+    if facts.end_reason == "change" and facts.ended_at is not None:
+        share = EXACT.subtract(share, period.part(minor, since=facts.end_of(period)))
+    return round_half_up(share)
+
+
+def _spend_limits(price: Price, currency: str, period: Period, lines: Iterable[Line], least: int) -> Iterable[Line]:
     spent = sum(line.amount_minor for line in lines if line.component != "setup")
-    least = round_half_up(to_minor(price.minimum or Decimal(0), currency))
     if spent < least:
         yield Line("Minimum spend", 1, Decimal(least - spent), least - spent, "minimum", period)
     if price.maximum is not None:
