@@ -174,4 +174,5 @@ def upgrade(
 def validate(file: Models = None) -> None:
     """Check the file; nothing is touched."""
     catalogue = read_catalogue(file)
-    typer.echo(f"{len(catalogue.products)} products and {len(catalogue.meters)} meters can be sold.")
+    products, meters = len(catalogue.products), len(catalogue.meters)
+    typer.echo(f"{products} product{'s' * (products != 1)} and {meters} meter{'s' * (meters != 1)} can be sold.")

@@ -305,12 +305,14 @@ def test_broken_fields_do_not_hide_what_else_is_wrong() -> None:
     )
     assert {(problem.path, problem.message.split(".")[0][:40]) for problem in problems_of(document)[1]} == {
         ("$.meters.bytes.name", "the text is empty"),
+        ("$.meters.bytes", 'no product uses the meter "bytes"'),
         ("$.products[0].keys", "0 is out of range"),
         ("$.products[0].price.usage[0].amount", "the price of one unit has more than 12 d"),
         ("$.products[1].model", '"Meterd" is not allowed'),
         ("$.products[1].trial_days", "a trial cannot be combined with calendar"),
         ("$.products[1].quota.colour", '"colour" is not a known field'),
         ("$.products[2].price.usage[0].tiers[1].amount", '"x" is not a number'),
+        ("$.products[2].price.usage[0].tiers[1].up_to", "the tier ends at 10, inside the one befo"),
         ("$.products[2].on_end", 'on_end is "free" but the catalogue has n'),
         ("$.products[3].price.usage[1].meter", 'there is no meter "bites"'),
     }
@@ -330,7 +332,10 @@ OLDER = {"id": "a", "pricingModelType": "Tier", "prices": {"unit": {"currency": 
         (OLDER | {"pricingModelType": "Tiers"}, "$[0].pricingModelType", 'Did you mean "Tier"'),
         (OLDER | {"prices": {"unit": {"unitAmont": 5, "quota": 1}}}, "$[0].prices.unit.unitAmont", 'Did you mean "unitAmount"?'),
         (OLDER | {"prices": {"unit": {"quota": 1}}}, "$[0].prices.unit.unitAmount", "has no fee"),
-        (OLDER | {"prices": {"unit": {"unitAmount": 5}}}, "$[0].quota", "needs a quota"),
+        (OLDER | {"prices": {"unit": {"unitAmount": 5}}}, "$[0].prices.unit.quota", "the model Tier has no quota"),
+        (OLDER | {"prices": {"unit": {"unitAmount": 5.5, "quota": 1}}}, "$[0].prices.unit.unitAmount", "too precise"),
+        (OLDER | {"prices": {"unit": {"unitAmount": 5, "quota": 10**14}}}, "$[0].prices.unit.quota", "out of range"),
+        (OLDER | {"prices": {"unit": {"unitAmount": 10**15, "quota": 1}}}, "$[0].prices.unit.unitAmount", "out of range"),
         (OLDER | {"pricingModelType": "Free"}, "$[0].prices.unit.unitAmount", "would be lost"),
         (OLDER | {"prices": {"unit": {"currency": "usx", "unitAmount": 5}}}, "$[0].prices", "not a currency"),
         (OLDER | {"recurring": {"interval": "month", "intervalCount": 3}}, "$[0].recurring.intervalCount", "out of range"),
@@ -393,3 +398,55 @@ def test_a_file_that_cannot_be_read_is_refused_for_that_and_for_nothing_else(tex
     with pytest.raises(CatalogueError) as refused:
         read_over(text, {("payg", "usd"): 1}).result()
     assert not [problem for problem in refused.value.problems if "live subscription" in problem.message]
+
+
+def test_what_is_broken_beside_a_broken_part_of_a_price_is_told_in_the_same_go() -> None:
+    broken_tiers = [{"up_to": 10, "amount": "-2"}, {"up_to": 5, "amount": "0.0000000000000001"}, {"up_to": 20, "amunt": "1"}]
+    document = of(
+        tiers(*broken_tiers),
+        plan(id="two", price={"base": "x", "setup": "1.005", "usage": [PRICE | {"included": "many", "meter": "cals"}]}),
+        plan(id="three", model="Freemium", quota={"calls": 5}, price=usage(included=10, amount="-1")),
+        plan(id="four", price={"base": "x"} | usage(), currencies={"eur": {"base": "1"} | usage()}, model="Hybrid"),
+        meters=CALLS | {"Bad!": {"name": ""}, "tokens": {"name": "Tokens", "weight": 0}},
+    )
+    _, problems = problems_of(document)
+    at = "$.products[0].price.usage[0].tiers"
+    assert {problem.path for problem in problems} == {
+        f"{at}[0].amount", f"{at}[1].up_to", f"{at}[1].amount", f"{at}[2].amunt", f"{at}[2].amount", f"{at}[2].up_to",
+        "$.products[1].price.base", "$.products[1].price.setup", "$.products[1].price.usage[0].included",
+        "$.products[1].price.usage[0].meter", "$.products[2].price.usage[0].amount", "$.products[2].quota.calls",
+        "$.products[3].price.base", "$.meters['Bad!'].name", "$.meters['Bad!']", "$.meters.tokens.weight", "$.meters.tokens",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("document", "words"),
+    [
+        (of(plan(), currency="usb"), 'Did you mean "usd"?'),
+        (of(plan(), version="1"), '"1" is not allowed. (allowed: 1, a number without quotes)'),
+        (of(plan(id="p" * 65)), "is too long: 65 characters"),
+        (of(plan(id="")), "the text is empty"),
+        (of(plan(id="a/b")), '"a/b" has characters that are not allowed'),
+        (of(plan(name="  ")), "the text is empty"),
+        (of(plan(price=usage(amount="1_0"))), '"1_0" is not a number'),
+        (of(plan(price=usage(amount="1e3"))), '"1e3" is not a number'),
+        (of(plan(price=usage(amount="\u0661"))), '"\u0661" is not a number'),
+        (of(plan(price=usage(amount=" 1"))), '" 1" is not a number'),
+        (of(plan(price=usage(amount="-1"))), '"-1" is out of range (allowed: 0 or more)'),
+    ],
+)
+def test_a_near_miss_is_explained(document: dict[str, Any], words: str) -> None:
+    _, problems = problems_of(document)
+    assert words in str(problems[0])
+
+
+@pytest.mark.parametrize("text", ["", " \n", "\ufeff"])
+def test_an_empty_file_is_called_empty(text: str) -> None:
+    with pytest.raises(CatalogueError, match="the file is empty"):
+        Catalogue.parse(text)
+
+
+def test_an_empty_list_is_one_mistake() -> None:
+    with pytest.raises(CatalogueError) as refused:
+        Catalogue.parse("[]")
+    assert [problem.message for problem in refused.value.problems] == ["the list is empty"]

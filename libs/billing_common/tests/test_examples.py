@@ -19,7 +19,7 @@ NOVEMBER = Period(datetime(2026, 11, 1, tzinfo=UTC), datetime(2026, 12, 1, tzinf
 # file, product -> usage of its first meter -> what a full period costs, in minor units
 TOTALS: dict[tuple[str, str], dict[int, int]] = {
     ("free", "free"): {0: 0, 100: 0},
-    ("freemium", "developer"): {10_000: 0, 10_001: 0, 10_003: 1, 10_150: 30, 25_000: 30_00},
+    ("freemium", "developer"): {100: 0, 102: 0, 103: 1, 250: 30, 15_100: 30_00},
     ("metered", "payg"): {0: 0, 1: 0, 4: 1, 100: 15, 250: 38, 12_345: 18_52},
     ("metered", "fine"): {5: 0, 6: 1, 1_000: 95, 100_000_000_000: 95_000_000_00},
     ("tier", "basic"): {0: 14_95, 50_000: 14_95},

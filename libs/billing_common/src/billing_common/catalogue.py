@@ -10,7 +10,7 @@ from billing_common.catalogue_model import METER_ID_PATTERN, Meter, Part, Price,
 from billing_common.catalogue_problems import CatalogueError, Problem, Problems, add_validation_problems, did_you_mean
 from billing_common.catalogue_rules import check
 from billing_common.catalogue_source import Source, SourceError
-from billing_common.catalogue_upgrade import upgrade_document
+from billing_common.catalogue_upgrade import OLDER_PLACES, upgrade_document
 
 __all__ = [
     "Catalogue",
@@ -58,7 +58,7 @@ class Catalogue(Part):
         if isinstance(source.value, list):
             document = upgrade_document(source.value, problems)
             problems.raise_if_any()
-            problems.read_from_array()
+            problems.read_from_array(OLDER_PLACES)
         else:
             document = source.value
         return cls._validate(document, problems)

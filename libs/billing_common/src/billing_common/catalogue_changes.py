@@ -7,6 +7,7 @@ from billing_common.catalogue import Catalogue, Product
 from billing_common.catalogue_mending import mend
 from billing_common.catalogue_problems import CatalogueError, Problem, Problems, did_you_mean
 from billing_common.catalogue_source import Path, Source, SourceError
+from billing_common.catalogue_upgrade import OLDER_PLACES
 
 Live = Mapping[tuple[str, str], int]  # number of live subscriptions by product and currency
 PRICED_BY = frozenset({"price", "currency", "currencies"})
@@ -60,7 +61,7 @@ def read_over(text: str, live: Live) -> Reading:
 def _problems(source: Source) -> Problems:
     problems = Problems(source)
     if isinstance(source.value, list):
-        problems.read_from_array()
+        problems.read_from_array(OLDER_PLACES)
     return problems
 
 

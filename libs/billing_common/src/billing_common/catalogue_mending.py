@@ -11,6 +11,11 @@ from billing_common.catalogue_source import Path
 
 ROUNDS_MAX = 40  # each round takes at least one field away
 REQUIRED = frozenset({"id", "name", "model"})  # of a product and a meter
+# What a broken part of a price is taken for, so that the entries beside it are still looked at; nothing is said about these values.
+STAND_INS: dict[str, Any] = {
+    "base": "0", "setup": "0", "minimum": "0", "maximum": "1e12",
+    "meter": "unnamed", "size": 1, "amount": "0", "up_to": None, "flat": "0", "percent": 0, "weight": 0,
+}  # fmt: skip
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -63,18 +68,33 @@ def _mended(model: type[Model], raw: Any, path: Path, gone: set[Path]) -> Model 
 
 
 def _take_away(value: dict[str, Any], at: Path, *, missing: bool) -> None:
-    """Drop what stands at the path. What is required inside takes its whole object along; an item of a list takes the list."""
+    """Replace what stands at the path, or drop it. What is required takes its whole object along; an item of a list takes the list."""
     if len(at) == 1 and at[0] in REQUIRED:
         any_model = "Hybrid" if value.get("price") else "Free"
         value[str(at[0])] = any_model if at[0] == "model" else "unnamed"
         return
+    holder, name = _holder(value, at), str(at[-1])
+    if isinstance(holder, dict) and name in STAND_INS and (name not in holder or holder[name] != STAND_INS[name]):
+        holder[name] = STAND_INS[name]
+        return
     steps = at[:-1] if missing else at
-    steps = steps[: next((place for place, part in enumerate(steps) if isinstance(part, int)), len(steps))]
-    holder: Any = value
-    for part in steps[:-1]:
-        holder = holder.get(part) if isinstance(holder, dict) else None
+    if missing or isinstance(at[-1], int):
+        steps = steps[: next((place for place, part in enumerate(steps) if isinstance(part, int)), len(steps))]
+    holder = _holder(value, steps)
     if steps and isinstance(holder, dict):
         holder.pop(steps[-1], None)
+
+
+def _holder(value: Any, at: Path) -> Any:
+    """Return the object or list that holds the last part of the path; None where the path leads nowhere."""
+    for part in at[:-1]:
+        if isinstance(value, dict):
+            value = value.get(part)
+        elif isinstance(value, list) and isinstance(part, int) and part < len(value):
+            value = value[part]
+        else:
+            return None
+    return value
 
 
 def _meters_of(raw: Any) -> set[str]:

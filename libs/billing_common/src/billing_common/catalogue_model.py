@@ -1,5 +1,6 @@
 """The shape of monetizationModels.json: meters, products and prices, each field explained for whoever edits the file."""
 
+import re
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
@@ -13,6 +14,7 @@ from pydantic import (
     WithJsonSchema,
     model_serializer,
 )
+from pydantic_core import PydanticCustomError
 
 from billing_common.catalogue_notation import EXAMPLE, discounts_of
 from billing_common.money import plain
@@ -21,12 +23,15 @@ PRODUCT_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"  # what the developer p
 METER_ID_PATTERN = r"^[a-z][a-z0-9_]{0,31}$"
 OPERATION_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$"
 STATUS_PATTERN = r"^[1-5](xx|[0-9]{2})$"
+NAME_PATTERN = r"\S"
 PATTERN_WORDS = {
     PRODUCT_ID_PATTERN: "letters, digits, - and _, at most 64; a letter or digit first",
     METER_ID_PATTERN: "lower-case letters, digits and _, at most 32; a letter first",
     OPERATION_ID_PATTERN: "letters, digits, ., - and _, at most 80; a letter or digit first",
+    NAME_PATTERN: "a text that is not only blanks",
     STATUS_PATTERN: "a class such as 2xx, or a code such as 404",
 }
+AMOUNT_TEXT = re.compile(r"-?[0-9]+(\.[0-9]+)?")  # a negative one is told to be out of range
 OPERATIONS_MAX = 100  # of one API: the condition stays below APIM's longest expression, 16,384 characters
 
 PricingModel = Literal["Free", "Freemium", "Metered", "Tier", "TierWithOverage", "Unit", "Volume", "Graduated", "VolumeDiscount", "Hybrid"]
@@ -44,6 +49,8 @@ def _decimal(value: Any) -> Any:
     if isinstance(value, float):
         message = 'write the amount as text, for example "0.10": this number has already lost its exact value'
         raise ValueError(message)  # noqa: TRY004 - pydantic turns only ValueError into a problem with a path
+    if isinstance(value, str) and not AMOUNT_TEXT.fullmatch(value):  # Python would also read 1_0, 1e3 and other scripts' digits
+        raise PydanticCustomError("decimal_parsing", "no decimal number")
     return value
 
 
@@ -83,8 +90,8 @@ class Weight(Part):
 class Meter(Part):
     """What is measured: which calls count and how much each adds. A product that prices a meter has a Stripe meter of its own for it."""
 
-    name: str = Field(min_length=1, max_length=100, description="shown on invoices: API calls")
-    unit: str = Field(default="call", min_length=1, max_length=30, description="one of what is counted, singular: call")
+    name: str = Field(min_length=1, max_length=100, pattern=NAME_PATTERN, description="shown on invoices: API calls")
+    unit: str = Field(default="call", min_length=1, max_length=30, pattern=NAME_PATTERN, description="one of what is counted, singular: call")
     counts: Counts = Field(default=Counts(), description="which calls count; default: those answered with 2xx")
     weight: int = Field(default=1, ge=1, le=1_000_000, description="what a call adds when no entry of weights matches")
     weights: tuple[Weight, ...] = Field(default=(), max_length=100, description="the first that matches decides")
@@ -234,7 +241,7 @@ class Product(Part):
     """A plan as it is sold: an APIM product and what Stripe charges for it."""
 
     id: str = Field(pattern=PRODUCT_ID_PATTERN, description="APIM product id; never reuse one")
-    name: str = Field(min_length=1, max_length=100, description="as shown in the portal and on invoices")
+    name: str = Field(min_length=1, max_length=100, pattern=NAME_PATTERN, description="as shown in the portal and on invoices")
     description: str = Field(default="", max_length=1000, description="as shown in the portal")
     model: PricingModel = Field(description="the kind of pricing; says which parts `price` has")
     interval: Interval = Field(default="month", description="billing interval of every part of the price")

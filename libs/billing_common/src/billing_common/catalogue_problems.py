@@ -3,8 +3,9 @@
 import difflib
 import re
 import types
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from os.path import commonprefix
 from decimal import Decimal
 from typing import Any, get_args, get_origin
 
@@ -42,27 +43,37 @@ class Problems:
     def __init__(self, source: Source) -> None:
         self._source = source
         self._hidden: frozenset[Path] = frozenset()
-        self._array = False
+        self._older: Mapping[Path, Path] | None = None
         self.found: list[Problem] = []
 
-    def add(self, path: Path, message: str, allowed: str = "") -> None:
-        """Note a problem at a path, unless it only follows from one that is noted there already."""
-        if any(path[: len(gone)] == gone or gone[: len(path)] == path for gone in self._hidden):
+    def add(self, path: Path, message: str, allowed: str = "", *, certain: bool = False) -> None:
+        """Note a problem at a path, unless it only follows from one that is noted there already; a `certain` one follows from none."""
+        if not certain and any(path[: len(gone)] == gone or gone[: len(path)] == path for gone in self._hidden):
             return
-        place = path[1:] if self._array and path[:1] == ("products",) else path
+        place = path if self._older is None else _place_in_array(path, self._older)
         self.found.append(Problem(json_path(place), self._source.line_of(place), message, allowed))
 
     def hide(self, paths: Iterable[Path]) -> None:
         """Note no more problems at, inside or around these paths."""
         self._hidden = frozenset(paths)
 
-    def read_from_array(self) -> None:
-        """From now on paths are those of the upgraded document: a product's is that of its entry in the older array."""
-        self._array = True
+    def read_from_array(self, places: Mapping[Path, Path]) -> None:
+        """From now on paths are those of the upgraded document. `places` says where the parts of a product stand in the older array."""
+        self._older = places
 
     def raise_if_any(self) -> None:
         if self.found:
             raise CatalogueError(self.found)
+
+
+def _place_in_array(path: Path, places: Mapping[Path, Path]) -> Path:
+    """Return the place in the older array of what stands at the path in the upgraded document."""
+    if path[:1] != ("products",):
+        return path
+    for length in range(len(path), 2, -1):
+        if path[2:length] in places:
+            return (*path[1:2], *places[path[2:length]])
+    return path[1:]
 
 
 def json_path(path: Path) -> str:
@@ -80,9 +91,12 @@ def json_path(path: Path) -> str:
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return a suggestion as a sentence with a blank before it, or nothing."""
-    nearest = difflib.get_close_matches(word.lower(), {name.lower(): name for name in known}, n=1, cutoff=0.6)
-    by_lower = {name.lower(): name for name in known}
-    return f' Did you mean "{by_lower[nearest[0]]}"?' if nearest else ""
+    by_lower, written = {name.lower(): name for name in known}, word.lower()
+    nearest = difflib.get_close_matches(written, by_lower, n=5, cutoff=0.6)
+    if not nearest:
+        return ""
+    best = max(nearest, key=lambda name: (difflib.SequenceMatcher(None, name, written).ratio(), len(commonprefix([name, written]))))
+    return f' Did you mean "{by_lower[best]}"?'
 
 
 def add_validation_problems(problems: Problems, error: ValidationError, root: type[BaseModel], *, depth: int = 0) -> None:
@@ -114,11 +128,11 @@ def _explain(entry: Any, model: Any, inside: Any) -> tuple[str, str]:
         case "missing":
             explained = (f'the field "{name}" is missing', meaning)
         case "literal_error":
-            expected = re.findall(r"'([^']*)'", context["expected"]) or [context["expected"]]
-            hint = did_you_mean(given, expected) if isinstance(given, str) else ""
-            explained = (f"{shown} is not allowed.{hint}", ", ".join(expected))
+            words = re.findall(r"'([^']*)'", context["expected"])
+            hint = did_you_mean(given, words) if isinstance(given, str) else ""
+            explained = (f"{shown} is not allowed.{hint}", ", ".join(words) or f"{context['expected']}, a number without quotes")
         case "string_pattern_mismatch":
-            explained = (f"{shown} has characters that are not allowed", PATTERN_WORDS[context["pattern"]])
+            explained = (_unlike(given, context["pattern"]), PATTERN_WORDS[context["pattern"]])
         case "greater_than_equal" | "greater_than" | "less_than_equal" | "less_than":
             explained = (f"{shown} is out of range", _bounds(context))
         case "value_error":
@@ -148,6 +162,15 @@ def _length(kind: str, given: Any, context: dict[str, Any], name: str, meaning: 
         return f"the text has {len(given)} characters", f"at most {context['max_length']}"
     what, least = ("text", "character") if kind == "string_too_short" else ("list", "entry")
     return f"the {what} is empty", f"at least one {least}: {meaning}"
+
+
+def _unlike(given: str, pattern: str) -> str:
+    """Say why a text is not as its pattern wants it: empty, too long, or with other characters."""
+    if not given.strip():
+        return "the text is empty"
+    if any(re.search(pattern, given[:length]) for length in range(1, len(given))) and re.fullmatch(r"[\w.-]+", given, re.ASCII):
+        return f"{_shown(given)} is too long: {len(given):,} characters"
+    return f"{_shown(given)} has characters that are not allowed"
 
 
 def _shown(given: Any) -> str:

@@ -43,7 +43,7 @@ def check(catalogue: Catalogue, products: Mapping[int, Product], problems: Probl
     for meter_id, meter in catalogue.meters.items():
         check_meter(meter, ("meters", meter_id), problems)
         if not re.match(METER_ID_PATTERN, meter_id):
-            problems.add(("meters", meter_id), f'the meter id "{meter_id[:40]}" is not allowed', PATTERN_WORDS[METER_ID_PATTERN])
+            problems.add(("meters", meter_id), f'the meter id "{meter_id[:40]}" is not allowed', PATTERN_WORDS[METER_ID_PATTERN], certain=True)
     repeated = [product_id for product_id, count in Counter(product.id.lower() for product in products.values()).items() if count > 1]
     for index, product in products.items():
         path = ("products", index)
@@ -52,7 +52,7 @@ def check(catalogue: Catalogue, products: Mapping[int, Product], problems: Probl
         _check_product(catalogue, product, path, problems)
     used = {meter for product in products.values() for meter in product.meter_ids()}.union(mentioned)
     for meter_id in sorted(catalogue.meters.keys() - used):
-        problems.add(("meters", meter_id), f'no product uses the meter "{meter_id}"', "meters that a price or a quota names")
+        problems.add(("meters", meter_id), f'no product uses the meter "{meter_id}"', "meters that a price or a quota names", certain=True)
 
 
 def _check_product(catalogue: Catalogue, product: Product, path: Path, problems: Problems) -> None:

@@ -37,7 +37,9 @@ class Source:
 
     def __init__(self, text: str) -> None:
         if len(text) > SIZE_MAX:
-            raise SourceError(f"the file is larger than {SIZE_MAX} characters", 1)
+            raise SourceError(f"the file is larger than {SIZE_MAX:,} characters", 1)
+        if not text.strip("\ufeff \t\r\n"):
+            raise SourceError("the file is empty", 1)
         self._text = text.removeprefix("\ufeff")
         self._at = 0
         self._line = 1

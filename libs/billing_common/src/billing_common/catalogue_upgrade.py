@@ -6,9 +6,25 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from billing_common.catalogue_problems import Problems, add_validation_problems, did_you_mean
+from billing_common.catalogue_source import Path
 from billing_common.money import CURRENCIES, UnknownCurrencyError, exponent, plain
 
 CALLS_PER_UNIT = 100
+UNIT_AMOUNT, QUOTA, METERED_AMOUNT = ("prices", "unit", "unitAmount"), ("prices", "unit", "quota"), ("prices", "metered", "unitAmount")
+# part of a product in the present form -> where it stood in the older one
+OLDER_PLACES: dict[Path, Path] = {
+    ("name",): ("id",),
+    ("model",): ("pricingModelType",),
+    ("interval",): ("recurring", "interval"),
+    ("currency",): ("prices",),
+    ("quota",): QUOTA,
+    ("price",): ("prices",),
+    ("price", "base"): UNIT_AMOUNT,
+    ("price", "unit", "amount"): UNIT_AMOUNT,
+    ("price", "unit", "size"): QUOTA,
+    ("price", "usage", 0, "included"): QUOTA,
+    ("price", "usage", 0, "amount"): METERED_AMOUNT,
+}
 
 
 class _Old(BaseModel):
@@ -46,6 +62,8 @@ class _Model(_Old):
 
 def upgrade_document(value: list[Any], problems: Problems) -> dict[str, Any]:
     """Return the present form; note what does not fit in `problems`."""
+    if not value:
+        problems.add((), "the list is empty", "at least one model, as in docs/examples/older-form.json")
     try:
         models = TypeAdapter(list[_Model]).validate_python(value)
     except ValidationError as error:
@@ -74,6 +92,8 @@ def _check(model: _Model, index: int, problems: Problems) -> None:
     path = (index, "prices")
     if fee and (unit is None or unit.unitAmount is None):
         problems.add((*path, "unit", "unitAmount"), f"the model {kind} has no fee", "an amount in cents")
+    if kind not in ("Free", "Metered") and (unit is None or unit.quota == 0):
+        problems.add((*path, "unit", "quota"), f"the model {kind} has no quota", "units of 100 calls, 1 or more")
     if not fee and unit is not None and unit.unitAmount:
         problems.add((*path, "unit", "unitAmount"), f"the model {kind} charges no fee: this amount would be lost", "0, or another model")
     if rate and metered is None:
@@ -115,7 +135,7 @@ def _price(model: _Model, currency: str, calls: int) -> dict[str, Any]:
     unit, metered = model.prices.unit, model.prices.metered
     price: dict[str, Any] = {}
     if model.pricingModelType == "Unit" and unit:
-        return {"unit": {"meter": "calls", "size": calls or CALLS_PER_UNIT, "amount": _amount(unit.unitAmount or Decimal(0), currency)}}
+        return {"unit": {"meter": "calls", "size": calls, "amount": _amount(unit.unitAmount or Decimal(0), currency)}}
     if model.pricingModelType in ("Tier", "TierWithOverage") and unit:
         price["base"] = _amount(unit.unitAmount or Decimal(0), currency)
     if model.pricingModelType in ("Freemium", "Metered", "TierWithOverage") and metered:

@@ -63,7 +63,7 @@ def round_half_up(minor: Decimal) -> int:
 
 def plain(value: Decimal) -> str:
     """Write a decimal without an exponent and without trailing zeros: the SDK would send 1E-7 as it is."""
-    text = format(value, "f")
+    text = format(value or Decimal(0), "f")  # there is no minus zero in money
     return (text.rstrip("0").rstrip(".") if "." in text else text) or "0"
 
 
