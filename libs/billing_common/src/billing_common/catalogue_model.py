@@ -91,7 +91,9 @@ class Meter(Part):
     """What is measured: which calls count and how much each adds. A product that prices a meter has a Stripe meter of its own for it."""
 
     name: str = Field(min_length=1, max_length=100, pattern=NAME_PATTERN, description="shown on invoices: API calls")
-    unit: str = Field(default="call", min_length=1, max_length=30, pattern=NAME_PATTERN, description="one of what is counted, singular: call")
+    unit: str = Field(
+        default="call", min_length=1, max_length=30, pattern=NAME_PATTERN, description="one of what is counted, singular: call"
+    )
     counts: Counts = Field(default=Counts(), description="which calls count; default: those answered with 2xx")
     weight: int = Field(default=1, ge=1, le=1_000_000, description="what a call adds when no entry of weights matches")
     weights: tuple[Weight, ...] = Field(default=(), max_length=100, description="the first that matches decides")
@@ -264,7 +266,9 @@ class Product(Part):
     )
     features: tuple[Annotated[str, Field(max_length=80)], ...] = Field(default=(), max_length=15, description="shown on the pricing page")
     keys: int = Field(default=1, ge=1, le=100, description="keys a subscription may have")
-    on_end: Literal["cancel", "free"] = Field(default="cancel", description="free: go on with the Free product when the paid one ends")
+    on_end: Literal["cancel", "free"] = Field(
+        default="cancel", description="free: go on with the Free product, under a key of its own, when the paid one ends"
+    )
     policies: Policies = Field(default=Policies(), description="late usage, proration, dunning")
 
     @property

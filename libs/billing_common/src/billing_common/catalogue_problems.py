@@ -5,7 +5,6 @@ import re
 import types
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from os.path import commonprefix
 from decimal import Decimal
 from typing import Any, get_args, get_origin
 
@@ -95,8 +94,12 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     nearest = difflib.get_close_matches(written, by_lower, n=5, cutoff=0.6)
     if not nearest:
         return ""
-    best = max(nearest, key=lambda name: (difflib.SequenceMatcher(None, name, written).ratio(), len(commonprefix([name, written]))))
+    best = max(nearest, key=lambda name: (difflib.SequenceMatcher(None, name, written).ratio(), _same_beginning(name, written)))
     return f' Did you mean "{by_lower[best]}"?'
+
+
+def _same_beginning(one: str, other: str) -> int:
+    return next((length for length, (left, right) in enumerate(zip(one, other, strict=False)) if left != right), min(len(one), len(other)))
 
 
 def add_validation_problems(problems: Problems, error: ValidationError, root: type[BaseModel], *, depth: int = 0) -> None:

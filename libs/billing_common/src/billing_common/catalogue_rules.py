@@ -43,7 +43,9 @@ def check(catalogue: Catalogue, products: Mapping[int, Product], problems: Probl
     for meter_id, meter in catalogue.meters.items():
         check_meter(meter, ("meters", meter_id), problems)
         if not re.match(METER_ID_PATTERN, meter_id):
-            problems.add(("meters", meter_id), f'the meter id "{meter_id[:40]}" is not allowed', PATTERN_WORDS[METER_ID_PATTERN], certain=True)
+            problems.add(
+                ("meters", meter_id), f'the meter id "{meter_id[:40]}" is not allowed', PATTERN_WORDS[METER_ID_PATTERN], certain=True
+            )
     repeated = [product_id for product_id, count in Counter(product.id.lower() for product in products.values()).items() if count > 1]
     for index, product in products.items():
         path = ("products", index)
