@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from turnpike_cli.__main__ import app
+from turnpike_cli.__main__ import app, main
 from turnpike_cli.errors import CommandError
 
 ROOT = Path(__file__).parents[2]
@@ -92,6 +92,43 @@ def test_upgrade_writes_the_present_form_and_never_over_a_file(tmp_path: Path) -
         "model": "TierWithOverage",
         "price": {"base": "89.95", "usage": [{"meter": "calls", "amount": "0.1", "per": 100, "included": 100_000}]},
     }
-    assert "7 products and 1 meters can be sold" in run("catalogue", "validate", "--file", target).stdout
+    assert "7 products and 1 meter can be sold" in run("catalogue", "validate", "--file", target).stdout
     assert isinstance(run("catalogue", "upgrade", OLDER, "--to", target).exception, CommandError)
     assert run("catalogue", "upgrade", target).stdout == target.read_text()
+
+
+def test_the_file_may_be_named_without_an_option_and_only_once(tmp_path: Path) -> None:
+    (tmp_path / "broken.json").write_text('{"version": 2}')
+    assert isinstance(run("catalogue", "validate", tmp_path / "broken.json").exception, CommandError)
+    assert run("catalogue", "validate", OLDER).exit_code == 0
+    assert "Name one catalogue" in str(run("catalogue", "validate", OLDER, "--file", OLDER).exception)
+
+
+def test_what_is_wrong_with_a_file_can_be_had_as_json(tmp_path: Path) -> None:
+    (tmp_path / "broken.json").write_text('{"version": 1,\n"currency": "usb",\n"products": []}')
+    answer = run("catalogue", "validate", tmp_path / "broken.json", "--json")
+    assert answer.exit_code == 1
+    problems = json.loads(answer.stdout)["problems"]
+    assert [(problem["path"], problem["line"]) for problem in problems] == [("$.currency", 2), ("$.products", 3)]
+    assert 'Did you mean "usd"?' in problems[0]["message"]
+    assert problems[0]["allowed"]
+    right = run("catalogue", "validate", OLDER, "--json")
+    assert (right.exit_code, json.loads(right.stdout)) == (0, {"valid": True, "problems": []})
+
+
+@pytest.mark.parametrize(("arguments", "code"), [(["catalogue", "plan", "--fil", "x"], 64), (["nonsense"], 64), (["quote", "--help"], 0)])
+def test_a_mistyped_command_does_not_end_like_a_plan_with_changes(arguments: list[str], code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["turnpike", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == code
+
+
+def test_the_exit_code_of_a_command_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """`validate --json` ends with `typer.Exit`, as `plan` does with its 2."""
+    (tmp_path / "broken.json").write_text("[]")
+    monkeypatch.setattr("turnpike_cli.catalogue_commands.REFUSED", 2)
+    monkeypatch.setattr("sys.argv", ["turnpike", "catalogue", "validate", str(tmp_path / "broken.json"), "--json"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2

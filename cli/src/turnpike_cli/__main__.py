@@ -42,9 +42,15 @@ reconcile_command.register(app)
 sender_commands.register(app)
 
 
+USAGE_ERROR = 64  # a command that was typed wrongly: 2 says of `catalogue plan` and others that there is something to do
+
+
 def main() -> None:
     try:
         app()
+    except SystemExit as ended:
+        mistyped = ended.code == 2 and not isinstance(ended.__context__, typer.Exit)
+        raise SystemExit(USAGE_ERROR if mistyped else ended.code) from None
     except (CommandError, ServerError) as error:
         sys.stderr.write(f"{error}\n")
         raise SystemExit(1) from None

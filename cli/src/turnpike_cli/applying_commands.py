@@ -9,7 +9,7 @@ import typer
 
 from turnpike_cli import catalogue_view, migration_commands
 from turnpike_cli.apply_progress import followed
-from turnpike_cli.catalogue_commands import Models, path_of, read_text
+from turnpike_cli.catalogue_commands import Models, Named, chosen, path_of, read_text
 from turnpike_cli.doors import Doors
 from turnpike_cli.errors import CommandError, DoorRefusedError
 from turnpike_cli.migration_commands import Migrate, When
@@ -32,9 +32,9 @@ def register(app: typer.Typer) -> None:
     migration_commands.register(app)
 
 
-def plan(file: Models = None, data: DataFolder = None, as_json: AsJson = False) -> None:
-    """Show what `apply` would change and what it means for subscribers; exit code 0 for nothing, 2 for changes."""
-    answer = asyncio.run(_plan(Stack(data), file))
+def plan(named: Named = None, file: Models = None, data: DataFolder = None, as_json: AsJson = False) -> None:
+    """Show what `apply` would change and what it means for subscribers; exit code 0 for nothing, 2 for changes, 1 for an error."""
+    answer = asyncio.run(_plan(Stack(data), chosen(named, file)))
     if as_json:
         print_json(answer)
     else:
@@ -44,6 +44,7 @@ def plan(file: Models = None, data: DataFolder = None, as_json: AsJson = False) 
 
 
 def apply_catalogue(
+    named: Named = None,
     *,
     file: Models = None,
     agreed: Annotated[
@@ -58,6 +59,7 @@ def apply_catalogue(
     as_json: AsJson = False,
 ) -> None:
     """Bring API Management and Stripe to what the file says; running again finishes what was interrupted."""
+    file = chosen(named, file)
     if repair and file is not None:
         raise CommandError("--repair goes back to the applied version: it takes no --file. To apply a file, leave out --repair.")
     if repair and migrate is not None:

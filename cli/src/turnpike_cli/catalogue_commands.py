@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from turnpike_cli.simulation import Outcome
 
 MODELS_FILE = "monetizationModels.json"
+REFUSED = 1  # exit code of a file that cannot be sold
 DIGITS_MAX = 16
 Models = Annotated[Path | None, typer.Option("--file", help=f"The catalogue; {MODELS_FILE} in the checkout when absent.")]
+Named = Annotated[Path | None, typer.Argument(metavar="[FILE]", help="The catalogue: the same as --file.")]
 
 catalogue_app = typer.Typer(help="What is sold: check the file, see what would change, apply it.", no_args_is_help=True)
 
@@ -28,6 +30,13 @@ def register(app: typer.Typer) -> None:
     app.command()(quote)
     app.command()(simulate)
     app.add_typer(catalogue_app, name="catalogue")
+
+
+def chosen(named: Path | None, file: Path | None) -> Path | None:
+    """Return the file that was named, with or without `--file`."""
+    if named is not None and file is not None:
+        raise CommandError(f"Name one catalogue: {named} or --file {file}.")
+    return named or file
 
 
 def path_of(file: Path | None) -> Path:
@@ -171,8 +180,26 @@ def upgrade(
 
 
 @catalogue_app.command()
-def validate(file: Models = None) -> None:
-    """Check the file; nothing is touched."""
+def validate(named: Named = None, file: Models = None, as_json: AsJson = False) -> None:
+    """Check the file; nothing is touched. Exit code 0 when it can be sold, 1 when not: every mistake at once."""
+    file = chosen(named, file)
+    if as_json:
+        _print_problems(file)
+        return
     catalogue = read_catalogue(file)
     products, meters = len(catalogue.products), len(catalogue.meters)
     typer.echo(f"{products} product{'s' * (products != 1)} and {meters} meter{'s' * (meters != 1)} can be sold.")
+
+
+def _print_problems(file: Path | None) -> None:
+    from dataclasses import asdict
+
+    from billing_common.catalogue import Catalogue
+    from billing_common.catalogue_problems import CatalogueError
+
+    try:
+        Catalogue.parse(read_text(file))
+    except CatalogueError as error:
+        print_json({"valid": False, "problems": [asdict(problem) for problem in error.problems]})
+        raise typer.Exit(REFUSED) from error
+    print_json({"valid": True, "problems": []})
