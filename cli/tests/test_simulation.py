@@ -132,3 +132,16 @@ def test_the_exit_code_of_a_command_is_kept(monkeypatch: pytest.MonkeyPatch, tmp
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 2
+
+
+def test_the_upgraded_file_names_the_schema_from_where_it_stands(tmp_path: Path) -> None:
+    target = tmp_path / "plans.json"
+    run("catalogue", "upgrade", OLDER, "--to", target)
+    assert (tmp_path / json.loads(target.read_text())["$schema"]).resolve() == ROOT / "contracts" / "monetizationModels.schema.json"
+
+
+def test_usage_of_a_product_that_is_not_sold_says_which_catalogue_was_asked(other: Path, tmp_path: Path) -> None:
+    (tmp_path / "strange.csv").write_text("customer,product,calls\n" + "alpha,corporat,1\n" * 25)
+    message = str(run("simulate", tmp_path / "strange.csv", "--against", other).exception)
+    assert "as it is (--catalogue names it)" in message
+    assert message.endswith("... and 5 more")

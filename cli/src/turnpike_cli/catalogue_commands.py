@@ -1,5 +1,6 @@
 """`turnpike quote`, `simulate`, `catalogue validate` and `upgrade`: what can be said from the file alone."""
 
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from turnpike_cli.simulation import Outcome
 
 MODELS_FILE = "monetizationModels.json"
+SCHEMA = Path("contracts") / "monetizationModels.schema.json"
 REFUSED = 1  # exit code of a file that cannot be sold
 DIGITS_MAX = 16
 Models = Annotated[Path | None, typer.Option("--file", help=f"The catalogue; {MODELS_FILE} in the checkout when absent.")]
@@ -141,6 +143,7 @@ def simulate(
 
 def _print_simulation(outcomes: list["Outcome"], totals: dict[str, dict[str, int]]) -> None:
     from billing_common.money import display
+    from turnpike_cli.catalogue_view import signed
 
     rows = []
     for outcome in outcomes:
@@ -148,7 +151,7 @@ def _print_simulation(outcomes: list["Outcome"], totals: dict[str, dict[str, int
         after, difference = outcome.reason, ""
         if outcome.after_minor is not None:
             after = display(outcome.after_minor, outcome.currency)
-            difference = display(outcome.after_minor - outcome.before_minor, outcome.currency)
+            difference = signed(outcome.after_minor - outcome.before_minor, outcome.currency)
         rows.append([outcome.row.customer, outcome.row.product, used, display(outcome.before_minor, outcome.currency), after, difference])
     print_table("", ["customer", "product", "usage", "now", "then", "difference"], rows)
     for currency, sums in totals.items():
@@ -165,7 +168,11 @@ def upgrade(
     to: Annotated[Path | None, typer.Option(help="Where to write it; printed when absent. An existing file is never overwritten.")] = None,
 ) -> None:
     """Write a catalogue in the present form; the prices stay what they are."""
-    text = read_catalogue(source).text()
+    catalogue = read_catalogue(source)
+    if to is not None and catalogue.schema_reference is None:
+        schema = os.path.relpath(places.checkout() / SCHEMA, to.resolve().parent)
+        catalogue = catalogue.model_copy(update={"schema_reference": Path(schema).as_posix()})
+    text = catalogue.text()
     if to is None:
         typer.echo(text, nl=False)
         return

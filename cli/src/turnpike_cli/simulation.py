@@ -122,7 +122,9 @@ def simulate(rows: Iterable[Row], *, catalogue: "Catalogue", against: "Catalogue
         reason = "" if other == currency else f"the other catalogue charges in {other.upper()}"
         outcomes.append(Outcome(row, currency, before, None if reason else after, reason))
     if problems:
-        raise CommandError("The usage cannot be priced:\n" + "\n".join(problems[:PROBLEMS_SHOWN_MAX]))
+        rest = f"\n... and {len(problems) - PROBLEMS_SHOWN_MAX} more" if len(problems) > PROBLEMS_SHOWN_MAX else ""
+        told = "\n".join(problems[:PROBLEMS_SHOWN_MAX])
+        raise CommandError(f"The usage cannot be priced by the catalogue as it is (--catalogue names it):\n{told}{rest}")
     return outcomes
 
 

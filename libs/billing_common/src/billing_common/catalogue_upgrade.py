@@ -77,7 +77,6 @@ def upgrade_document(value: list[Any], problems: Problems) -> dict[str, Any]:
         if product["currency"] == currency:
             del product["currency"]
     return {
-        "$schema": "contracts/monetizationModels.schema.json",
         "version": 1,
         "currency": currency,
         "meters": {"calls": {"name": "API calls"}},
