@@ -37,9 +37,12 @@ TITLES = {
     "subscription-dark": ("dark", 1280),
     "subscription-phone": ("light", 390),
     "subscription-past-due": ("light", 1280),
+    "bill": ("light", 1280),
+    "usage": ("light", 1280),
     "portal-product": ("light", 1280),
 }
 VIEWS = {
+    "bill": "bill-day",
     "pricing-calculator": "pricing",
     "pricing-dark": "pricing-compared",
     "pricing-phone": "pricing",

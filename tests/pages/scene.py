@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import httpx
 from dateutil.relativedelta import relativedelta
@@ -97,6 +97,10 @@ class Scene:
         await regular.buy("standard")
         await self._prepare_sender(regular.consumer("standard"))
         await self._send(regular.consumer("standard"), 3)
+        await regular.buy("payg")
+        for calls in (360, 245, 400):
+            await self._use(regular.bought["payg"], calls)
+            await self.clock.advance_by(timedelta(days=1))
         await self.clock.advance_to(first + relativedelta(months=1, days=24, hours=9))
         past_due = await self._join("kim")
         await past_due.buy("standard")
@@ -126,7 +130,7 @@ class Scene:
 
     async def _furnish(self, person: Person) -> None:
         """Several subscriptions of one account, each in another state."""
-        for product in ("developer", "free", "payg", "basic"):
+        for product in ("developer", "free", "basic"):
             await person.buy(product)
         await self._use(person.bought["free"], 100)
         await self._use(person.bought["developer"], 80)
@@ -200,6 +204,24 @@ class Scene:
         rows = [row for row in overview.tree.xpath("//section[@aria-labelledby='invoices']//tr") if "Paid" in row.text_content()]
         richest = max(rows, key=lambda row: float(re.sub(r"[^0-9.]", "", row.xpath(".//td")[-1].text_content()) or 0))
         return f"{self.stripe}{richest.xpath('.//a/@href')[0]}"
+
+    async def bill_pages(self, person: str, product: str) -> tuple[str, str, str]:
+        """Return the page of an invoice with usage, the same with a day open, and with the single events of an hour listed."""
+        browser = self.people[person].browser
+        listed = await browser.open(self.people[person].bought[product].page)
+        for address in listed.tree.xpath("//a[contains(@href, '/invoices/')]/@href"):
+            bill = await browser.open(f"{self.places.turnpike}{address}")
+            days = bill.tree.xpath("//a[contains(@class, 'tree-row')]/@href")
+            if days:
+                day = await browser.open(urljoin(bill.url, days[0]))
+                events = day.tree.xpath("//div[@class='leaf']//td/a/@href")[0]
+                return bill.url, day.url, urljoin(day.url, events)
+        raise LookupError("no invoice with usage")
+
+    async def usage_of_a_day(self, person: str, product: str) -> str:
+        """Return the page of usage of the first day that has any, by hour."""
+        usage = await self.people[person].browser.open(f"{self.people[person].bought[product].page}/usage")
+        return urljoin(usage.url, usage.tree.xpath("//th/a[starts-with(@href, '?from=')]/@href")[0])
 
     async def checkout_page(self) -> str:
         """Return an open Checkout page."""

@@ -113,7 +113,16 @@ async def _subscriptions(scene: Scene) -> list[View]:
     listed = await pat.browser.open(f"{scene.places.turnpike}/subscriptions")
     unpaid = listed.link(NAMES["standard"])
     active = sam.bought["standard"].page
+    bill, bill_day, bill_events = await scene.bill_pages("sam", "payg")
     return [
+        View("usage", f"{sam.bought['developer'].page}/usage", "sam"),
+        View("usage-hours", await scene.usage_of_a_day("sam", "developer"), "sam"),
+        View("usage-empty", f"{lee.bought['basic'].page}/usage", "lee"),
+        View("usage-wrong", f"{active}/usage?from=tomorrow", "sam", 422),
+        View("bill", bill, "sam"),
+        View("bill-day", bill_day, "sam", act=open_everything),
+        View("bill-events", bill_events, "sam"),
+        View("bill-of-somebody-else", bill, "kim", 404),
         View("subscription", active, "sam"),
         View("subscription-key", active, "sam", act=press("Show")),
         View("subscription-developer", sam.bought["developer"].page, "sam"),

@@ -1,9 +1,9 @@
 """The gateway's pages and handlers on a real Postgres that is rolled back; APIM and checkout are recorded at their two gateways."""
 
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,11 @@ from delegation_gateway.apim_gateway import ApimUnavailableError, UserRefusedErr
 from delegation_gateway.app import MIGRATIONS, NAME, install_routes, make_pages
 from delegation_gateway.catalogues import Catalogues
 from delegation_gateway.checkout_gateway import CheckoutRefusedError, CheckoutRequest, CheckoutUnavailableError
+from delegation_gateway.collector_gateway import Split, Standing
+from delegation_gateway.internal_door import DoorUnavailableError, NotKnownError
 from delegation_gateway.parts import Parts
 from delegation_gateway.passwords import Passwords
+from delegation_gateway.reporter_gateway import Bill, Day, Events
 from delegation_gateway.settings import Settings
 from delegation_gateway.signature import make_link
 
@@ -96,6 +99,63 @@ class RecordedCheckout:
         return f"https://billing.stripe.com/p/{account_id}"
 
 
+@dataclass
+class RecordedCollector:
+    """Stands for the collector at the gateway class; what is sent is tested in test_usage.py."""
+
+    told_standing: Standing | None = None
+    told: dict[str, Split] = field(default_factory=dict)
+    asked: list[tuple[datetime, datetime, list[str]]] = field(default_factory=list)
+    fails: bool = False
+
+    async def standing(self, subscription_id: str) -> Standing:
+        if self.fails:
+            raise DoorUnavailableError("down")
+        if self.told_standing is None:
+            raise NotKnownError(subscription_id)
+        return self.told_standing
+
+    async def split(self, subscription_id: str, since: datetime, until: datetime, by: Sequence[str]) -> Split:
+        assert subscription_id
+        self.asked.append((since, until, list(by)))
+        return self.told[by[0]]
+
+
+@dataclass
+class RecordedReporter:
+    """Stands for the reporter at the gateway class; what is sent is tested in test_reporter_gateway.py."""
+
+    bills: dict[str, Bill] = field(default_factory=dict)
+    days: dict[date, Day] = field(default_factory=dict)
+    pages: dict[str | None, Events] = field(default_factory=dict)
+    asked: list[dict[str, Any]] = field(default_factory=list)
+    fails: bool = False
+
+    async def bill(self, invoice_id: str) -> Bill:
+        if self.fails:
+            raise DoorUnavailableError("down")
+        if invoice_id not in self.bills:
+            raise NotKnownError(invoice_id)
+        return self.bills[invoice_id]
+
+    async def day(self, invoice_id: str, usage: str, day: date) -> Day:
+        if usage not in {one.key for one in self.bills[invoice_id].usage} or day not in self.days:
+            raise NotKnownError(usage)
+        return self.days[day]
+
+    async def events(self, invoice_id: str, wanted: Mapping[str, Any]) -> Events:
+        self.asked.append({"invoice": invoice_id, **wanted})
+        return self.pages[wanted["after"]]
+
+    async def csv(self, invoice_id: str, level: str) -> AsyncIterator[bytes]:
+        await self.bill(invoice_id)
+        return self._pieces(invoice_id, level)
+
+    async def _pieces(self, invoice_id: str, level: str) -> AsyncIterator[bytes]:
+        yield b"invoice,level\r\n"
+        yield f"{invoice_id},{level}\r\n".encode()
+
+
 @pytest.fixture(scope="session")
 async def database(postgres_dsn: str) -> AsyncIterator[str]:
     dsn = await make_schema(postgres_dsn, NAME, MIGRATIONS)
@@ -143,10 +203,29 @@ def checkout() -> RecordedCheckout:
 
 
 @pytest.fixture
-def parts(connection: asyncpg.Connection, settings: Settings, apim: RecordedApim, checkout: RecordedCheckout) -> Parts:
+def collector() -> RecordedCollector:
+    return RecordedCollector()
+
+
+@pytest.fixture
+def reporter() -> RecordedReporter:
+    return RecordedReporter()
+
+
+@pytest.fixture
+def parts(
+    connection: asyncpg.Connection,
+    settings: Settings,
+    apim: RecordedApim,
+    checkout: RecordedCheckout,
+    collector: RecordedCollector,
+    reporter: RecordedReporter,
+) -> Parts:
     pool: Any = OneConnectionPool(connection)
     clock = BusinessClock(offset_allowed=True)
-    return Parts(pool, clock, settings, make_pages(settings), apim, checkout, Passwords(), Catalogues())
+    return Parts(
+        pool, clock, settings, make_pages(settings), apim, checkout, Passwords(), Catalogues(), collector=collector, reporter=reporter
+    )
 
 
 @pytest.fixture

@@ -21,7 +21,8 @@ from billing_common.catalogue import Catalogue
 from billing_common.events import CatalogueApplied, Event, InvoiceFinalized, InvoiceLine, UsageCollected
 from billing_common.internal_auth import issue_token
 from billing_common.rating import Facts, period_at, rate
-from stripe_reporter import explaining, explanation, routes_explanation
+from billing_common.reasons import WORDS
+from stripe_reporter import explanation, routes_explanation
 from stripe_reporter.collector_gateway import CollectorUnavailableError
 from stripe_reporter.invoice_store import HourOfMeter, Invoice, Line
 
@@ -43,9 +44,9 @@ class CollectorStandIn:
 
     def add(self, at: datetime, quantity: int, **fields: Any) -> None:
         values: dict[str, Any] = {
-            "at": at, "hour": at.replace(minute=0, second=0), "segment_start": MARCH, "origin": "stream", "method": "GET",
-            "template": "/orders", "status": 200, "outcome": "counted", "reason": "", "meter_id": "calls", "source": "apim",
-            "id": f"e{len(self.events)}",
+            "at": at, "hour": at.replace(minute=0, second=0), "day": at.replace(hour=0, minute=0, second=0), "segment_start": MARCH,
+            "origin": "stream", "method": "GET", "template": "/orders", "status": 200, "outcome": "counted", "reason": "",
+            "meter_id": "calls", "source": "apim", "id": f"e{len(self.events)}",
         }  # fmt: skip
         self.events.append(values | fields | {"counted": quantity, "quantity": quantity})
 
@@ -73,7 +74,7 @@ class CollectorStandIn:
 
     def _page(self, params: Mapping[str, Any]) -> dict[str, Any]:
         hour = datetime.fromisoformat(params["hour"])
-        match = ("meter_id", "outcome", "origin", "method", "template", "status")
+        match = ("meter_id", "outcome", "reason", "origin", "method", "template", "status")
         found = [
             event
             for event in sorted(self.events, key=lambda event: (event["at"], event["id"]))
@@ -190,6 +191,7 @@ async def test_the_tree_adds_up_from_lines_to_days(door: httpx.AsyncClient) -> N
         ("2027-03-04", 50_500, 1_050),
     ]
     assert sum(day["amount_minor"] for day in usage["days"]) == usage["amount_minor"] == usage["rated_minor"]
+    assert [day["not_counted"] for day in usage["days"]] == [1, 3]
     assert {row["reason"]: (row["words"], row["events"]) for row in usage["not_counted"]} == {
         "failed": ("answered with an error", 3),
         "deleted": ("deleted by a correction", 1),
@@ -218,6 +220,20 @@ async def test_a_day_opens_into_hours_and_endpoints_that_add_up(door: httpx.Asyn
     ]
     assert (first["difference"], last["difference"]) == (None, None)
     assert [(row["reason"], row["events"]) for row in last["not_counted"]] == [("failed", 3)]
+
+
+async def test_a_day_on_which_nothing_counted_is_there_too(door: httpx.AsyncClient, collector: CollectorStandIn) -> None:
+    fifth = MARCH + timedelta(days=4, hours=5)
+    collector.add(fifth, 0, status=403, outcome="filtered", reason="blocked", meter_id="")
+    usage = (await get(door, "in_1"))["usage"][0]
+    assert [(day["start"][:10], day["quantity"], day["amount_minor"], day["not_counted"]) for day in usage["days"]][-1] == (
+        "2027-03-05", 0, 0, 1
+    )  # fmt: skip
+    day = await get(door, "in_1/day", usage=usage["key"], day="2027-03-05T00:00:00Z")
+    assert [(hour["quantity"], hour["not_counted"][0]["reason"]) for hour in day["hours"]] == [(0, "blocked")]
+    hour = fifth.isoformat()
+    answers = [await get(door, "in_1/events", usage=usage["key"], hour=hour, reason=reason) for reason in ("blocked", "failed")]
+    assert [len(answer["events"]) for answer in answers] == [1, 0]
 
 
 async def test_an_hour_opens_into_events_page_by_page(door: httpx.AsyncClient) -> None:
@@ -321,7 +337,7 @@ def test_every_reason_of_the_collector_has_words() -> None:
     outcomes = text[text.index("**Outcomes.**") : text.index("or *held* (")]
     named = {word.strip("`") for word in outcomes.replace(",", " ").replace("(", " ").replace(")", " ").split() if word.startswith("`")}
     assert len(named) > 10
-    assert named <= set(explaining.REASONS)
+    assert named <= set(WORDS)
 
 
 def test_the_tables_are_emptied_between_tests() -> None:

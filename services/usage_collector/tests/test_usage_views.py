@@ -153,6 +153,9 @@ async def test_single_events_are_shown_page_by_page_with_what_they_counted(door:
     assert [(one["id"], one["counted"], one["source"]) for one in weighted["events"]] == [("c", 5, "apim")]
     failed = (await door.get("/v1/usage/sub-1/events", params={"hour": HOUR.isoformat(), "meter_id": "", "status": 500})).json()
     assert [(one["id"], one["outcome"], one["reason"], one["counted"]) for one in failed["events"]] == [("d", "filtered", "failed", 0)]
+    for reason, ids in {"failed": ["d"], "": ["a", "b", "c"]}.items():
+        found = (await door.get("/v1/usage/sub-1/events", params={"hour": HOUR.isoformat(), "reason": reason})).json()["events"]
+        assert sorted(one["id"] for one in found) == ids
     assert (await door.get("/v1/usage/sub-1/events", params=params | {"after": "x"})).status_code == 422
     assert (await door.get("/v1/usage/nobody/events", params=params)).status_code == 404
 

@@ -23,9 +23,12 @@ from delegation_gateway import accounts_store, handlers
 from delegation_gateway.apim_gateway import ApimGateway, ApimUnavailableError, UserRefusedError
 from delegation_gateway.catalogues import Catalogues
 from delegation_gateway.checkout_gateway import CheckoutGateway, CheckoutUnavailableError
+from delegation_gateway.collector_gateway import CollectorGateway
+from delegation_gateway.internal_door import DoorUnavailableError, InternalDoor
 from delegation_gateway.parts import Parts, SignInRequiredError, sign_in_path
 from delegation_gateway.passwords import Passwords
-from delegation_gateway.routes import accounts, changes, delegation, internal, keys, pricing, public, subscribe, subscriptions
+from delegation_gateway.reporter_gateway import ReporterGateway
+from delegation_gateway.routes import accounts, bills, changes, delegation, internal, keys, pricing, public, subscribe, subscriptions, usage
 from delegation_gateway.routes.portal import ensure_apim_user
 from delegation_gateway.settings import Settings
 from turnpike_ui import Brand, NavLink, Pages
@@ -61,7 +64,7 @@ def make_pages(settings: Settings) -> Pages:
 
 def install_routes(public_app: FastAPI, internal_app: FastAPI, pages: Pages, *, cors_origins: Sequence[str] = ()) -> None:
     """Add every route and the pages of the errors that routes raise. Tests install the same on applications of their own."""
-    for module in (public, pricing, accounts, delegation, subscribe, subscriptions, keys, changes):
+    for module in (public, pricing, accounts, delegation, subscribe, subscriptions, usage, bills, keys, changes):
         public_app.include_router(module.router, max_body_size=FORM_BYTES_MAX)
     internal_app.include_router(internal.router)
     pages.install(public_app)
@@ -101,6 +104,14 @@ def install_routes(public_app: FastAPI, internal_app: FastAPI, pages: Pages, *, 
         explanation = Explanation("The payment page does not answer", text, "clock")
         return pages.error(request, 503, explanation, ("Go to your subscriptions", "/subscriptions"))
 
+    @public_app.exception_handler(DoorUnavailableError)
+    async def usage_does_not_answer(request: Request, error: DoorUnavailableError) -> Response:
+        log.warning("usage is not told", detail=str(error)[:200])
+        text = "Your usage could not be read right now. Nothing is lost: try again in a minute."
+        return pages.error(
+            request, 503, Explanation("Usage does not answer", text, "clock"), ("Go to your subscriptions", "/subscriptions")
+        )
+
 
 class PublicPrices:
     """Sends prices compressed, and lets scripts of named sites read them as JSON.
@@ -136,6 +147,8 @@ def create_service(settings: Settings) -> Service:
     async def connect() -> None:
         client = create_client(settings)
         http = httpx.AsyncClient(base_url=settings.checkout_url, timeout=settings.checkout_timeout_seconds)
+        collector = open_door(service, settings, settings.collector_url, "usage:read")
+        reporter = open_door(service, settings, settings.reporter_url, "reports:read")
         parts = Parts(
             pool=service.pool,
             clock=service.clock,
@@ -145,6 +158,8 @@ def create_service(settings: Settings) -> Service:
             checkout=CheckoutGateway(http, auth),
             passwords=Passwords(),
             catalogues=Catalogues(),
+            collector=CollectorGateway(collector) if collector else None,
+            reporter=ReporterGateway(reporter) if reporter else None,
         )
         service.share("parts", parts)
         service.on_stop(client.close)
@@ -165,6 +180,15 @@ def create_service(settings: Settings) -> Service:
     if settings.configure_delegation:
         service.loop("delegation", configure_delegation)
     return service
+
+
+def open_door(service: Service, settings: Settings, address: str | None, scope: str) -> InternalDoor | None:
+    """Return another service's internal door, closed with this one; None where no address is set."""
+    if address is None:
+        return None
+    client = httpx.AsyncClient(base_url=address, timeout=settings.usage_timeout_seconds)
+    service.on_stop(client.aclose)
+    return InternalDoor(client, InternalAuth(settings.token_keys, caller=NAME, scopes=[scope]))
 
 
 async def repair_missing_users(parts: Parts, *, before: datetime) -> int:

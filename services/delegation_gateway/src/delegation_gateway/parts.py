@@ -12,8 +12,10 @@ from delegation_gateway import sessions
 from delegation_gateway.apim_gateway import Apim
 from delegation_gateway.catalogues import Catalogues
 from delegation_gateway.checkout_gateway import Checkout
+from delegation_gateway.collector_gateway import Collector
 from delegation_gateway.passwords import Passwords
 from delegation_gateway.pricing_desk import PricingDesk
+from delegation_gateway.reporter_gateway import Reporter
 from delegation_gateway.sessions import Visitor
 from delegation_gateway.settings import Settings
 from turnpike_ui import PageError, Pages
@@ -40,6 +42,8 @@ class Parts:
     passwords: Passwords
     catalogues: Catalogues
     desk: PricingDesk = field(default_factory=PricingDesk)
+    collector: Collector | None = None  # None: not set up, usage is shown as totals only
+    reporter: Reporter | None = None  # None: not set up, invoices are listed and not explained
 
 
 def parts_of(request: Request) -> Parts:

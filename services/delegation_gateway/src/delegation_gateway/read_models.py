@@ -10,6 +10,10 @@ from billing_common.events import AccessEvent, CatalogueApplied, InvoiceState, S
 from delegation_gateway.database import Database
 
 INVOICES_MAX = 24
+INVOICE = (
+    "invoice_id, number, status, currency, total_minor, remaining_minor, attempt_count, next_payment_attempt, period_start, period_end, "
+    "created_at"
+)
 ENDED = frozenset({"canceled", "incomplete_expired"})
 
 
@@ -219,9 +223,19 @@ async def save_invoice(connection: Connection, event: InvoiceState) -> None:
 async def list_invoices(connection: Database, subscription_id: str) -> list[Invoice]:
     """Return the newest invoices of a subscription."""
     rows = await connection.fetch(
-        "select invoice_id, number, status, currency, total_minor, remaining_minor, attempt_count, next_payment_attempt, period_start, "
-        "period_end, created_at from invoices where subscription_id = $1 order by created_at desc, invoice_id limit $2",
+        f"select {INVOICE} from invoices where subscription_id = $1 order by created_at desc, invoice_id limit $2",  # noqa: S608 # a constant
         subscription_id,
         INVOICES_MAX,
     )
     return [Invoice(**row) for row in rows]
+
+
+async def find_invoice(connection: Database, invoice_id: str, subscription_id: str, account_id: str) -> Invoice | None:
+    """Return an invoice of a subscription; another account's is not found."""
+    row = await connection.fetchrow(
+        f"select {INVOICE} from invoices where invoice_id = $1 and subscription_id = $2 and account_id = $3",  # noqa: S608 # a constant
+        invoice_id,
+        subscription_id,
+        account_id,
+    )
+    return None if row is None else Invoice(**row)

@@ -27,6 +27,7 @@ class Settings(ServiceSettings, ApimSettings):
     collector_url: str | None = Field(default=None, description="internal door of usage_collector: usage by endpoint on the page")
     reporter_url: str | None = Field(default=None, description="internal door of stripe_reporter: invoices explained to their owner")
     checkout_timeout_seconds: float = Field(default=20, gt=0)
+    usage_timeout_seconds: float = Field(default=10, gt=0, description="for one answer of the collector or the reporter")
     stripe_page_origins: str = Field(
         default="https://checkout.stripe.com,https://billing.stripe.com", description="origins that forms may lead to, comma separated"
     )

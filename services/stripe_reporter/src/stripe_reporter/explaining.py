@@ -10,33 +10,13 @@ from pydantic import BaseModel, Field
 
 from billing_common.catalogue import Catalogue, CatalogueError
 from billing_common.db import Connection
+from billing_common.reasons import WAITS, WORDS
 from stripe_reporter import explanation, invoice_store
 from stripe_reporter.collector_gateway import Collector
 from stripe_reporter.explanation import Explanation, Group, Stretch
 from stripe_reporter.invoice_store import HourOfMeter, Invoice
 
 DAY, HOUR = timedelta(days=1), timedelta(hours=1)
-REASONS: Mapping[str, str] = {
-    "blocked": "refused by the gateway (401, 403 or 429)",
-    "failed": "answered with an error",
-    "no_status": "never answered",
-    "meter_filter": "not of the kind that the meter counts",
-    "other_source": "sent by a source that does not bill this product",
-    "no_subscription": "without a subscription's key",
-    "too_old": "older than what is taken",
-    "in_the_future": "dated in the future",
-    "unknown_meter": "names a meter that the product does not have",
-    "quantity_too_large": "larger than what is taken",
-    "subscription_ended": "after the subscription had ended",
-    "deleted": "deleted by a correction",
-    "late": "came after its period was closed: kept for a person",
-    "late_billed": "came after its period was closed: on a line of its own",
-    "late_waived": "came after its period was closed: not charged",
-    "too_old_to_bill": "older than Stripe takes: kept for a person",
-    "below_zero": "a correction that would leave less than nothing",
-    "no_property": "does not say what the meter counts",
-    "missing_property": "lacks the property that the meter adds up",
-}
 
 
 class UnknownInvoiceError(Exception):
@@ -85,10 +65,17 @@ class Day(BaseModel):
     complete_until: datetime | None
 
 
-class UsageExplained(explanation.Usage):
-    """`not_counted` is null where the collector could not be asked."""
+class DayOfUsage(Stretch):
+    """A day also stands here when nothing counted on it. `not_counted`: how many events added nothing."""
 
-    not_counted: list[NotCounted] | None
+    not_counted: int
+
+
+class UsageExplained(explanation.Usage):
+    """Usage with what did not count; the same events stand with each meter of one time."""
+
+    days: list[DayOfUsage]  # type: ignore[assignment]  # the same with one field more
+    not_counted: list[NotCounted]
 
 
 class InvoiceExplained(Explanation):
@@ -129,6 +116,15 @@ async def load(pool: asyncpg.Pool, name: str) -> Known:
 async def catalogues_of(connection: Connection, hours: Iterable[HourOfMeter]) -> dict[str, Catalogue]:
     """Return product id -> the catalogue it was counted under; a product that changed its version within an invoice has the newest."""
     versions = {hour.product_id: hour.catalogue_version for hour in sorted(hours, key=lambda hour: hour.catalogue_version)}
+    return await _catalogues(connection, versions)
+
+
+async def catalogues_of_plan(connection: Connection, product_id: str, version: int) -> dict[str, Catalogue]:
+    """Return product id -> the catalogue of a version, where it is known here."""
+    return await _catalogues(connection, {product_id: version})
+
+
+async def _catalogues(connection: Connection, versions: Mapping[str, int]) -> dict[str, Catalogue]:
     documents = await invoice_store.documents(connection, versions.values())
     found = {}
     for product_id, version in versions.items():
@@ -145,9 +141,21 @@ async def explain(known: Known, collector: Collector) -> InvoiceExplained:
     tree = explanation.explain(known.invoice, known.groups, known.hours, known.catalogues)
     usage = []
     for group, found in zip(known.groups, tree.usage, strict=True):
-        answer = await collector.ask(split_path(known), range_of(group.start, group.end, "outcome"))
-        usage.append(UsageExplained(**found.model_dump(), not_counted=_not_counted(answer["rows"])))
+        rows = (await collector.ask(split_path(known), range_of(group.start, group.end, "day", "outcome")))["rows"]
+        days = _days(found.days, rows)
+        usage.append(UsageExplained(**found.model_dump(exclude={"days"}), days=days, not_counted=_not_counted(rows)))
     return InvoiceExplained(**{**tree.model_dump(exclude={"usage"}), "usage": usage})
+
+
+def _days(days: Iterable[Stretch], rows: Iterable[Mapping[str, Any]]) -> list[DayOfUsage]:
+    idle: dict[datetime, int] = {}
+    for row in rows:
+        if not _is_in_total(row):
+            day = datetime.fromisoformat(row["day"])
+            idle[day] = idle.get(day, 0) + row["distinct"]
+    known = {day.start: day for day in days}
+    shown = [known.get(at) or Stretch(start=at, quantity=0, amount_minor=0) for at in sorted({*known, *idle})]
+    return [DayOfUsage(**day.model_dump(), not_counted=idle.get(day.start, 0)) for day in shown]
 
 
 def split_path(known: Known) -> str:
@@ -165,7 +173,7 @@ def _not_counted(rows: Iterable[Mapping[str, Any]]) -> list[NotCounted]:
             key = row["outcome"], row["reason"]
             sums[key] = sums.get(key, 0) + row["distinct"]
     return [
-        NotCounted(outcome=outcome, reason=reason, words=REASONS.get(reason, "waits until it can be judged"), events=events)
+        NotCounted(outcome=outcome, reason=reason, words=WORDS.get(reason, WAITS), events=events)
         for (outcome, reason), events in sorted(sums.items())
     ]
 

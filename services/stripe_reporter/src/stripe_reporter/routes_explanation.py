@@ -22,6 +22,7 @@ class EventQuery(BaseModel):
     hour: AwareDatetime
     meter_id: str | None = None
     outcome: str | None = None
+    reason: str | None = None
     origin: str | None = None
     method: str | None = None
     template: str | None = None

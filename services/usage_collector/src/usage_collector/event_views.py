@@ -19,6 +19,7 @@ class Wanted:
     method: str | None = None
     template: str | None = None
     status: int | None = None
+    reason: str | None = None
 
 
 async def events(
@@ -34,7 +35,7 @@ async def events(
         "and ($5::text is null or coalesce(e.meter_id, '') = $5 or m.meter_id is not null) and ($6::text is null or e.outcome::text = $6) "
         "and ($7::text is null or e.origin::text = $7) and ($8::text is null or coalesce(e.method, '') = $8) "
         "and ($9::text is null or coalesce(e.template, '') = $9) and ($10::integer is null or coalesce(e.status, 0) = $10) "
-        "and (e.at, e.id) > ($11, $12) order by e.at, e.id limit $13",
+        "and ($14::text is null or coalesce(e.reason, '') = $14) and (e.at, e.id) > ($11, $12) order by e.at, e.id limit $13",
         hour.astimezone(UTC).date(),
         hour,
         hour + timedelta(hours=1),
@@ -47,5 +48,6 @@ async def events(
         wanted.status,
         *after,
         limit,
+        wanted.reason,
     )
     return rows

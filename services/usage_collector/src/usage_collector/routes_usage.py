@@ -58,6 +58,7 @@ class EventQuery(BaseModel):
     hour: AwareDatetime
     meter_id: str | None = None
     outcome: str | None = None
+    reason: str | None = None
     origin: str | None = None
     method: str | None = None
     template: str | None = None
@@ -142,7 +143,7 @@ async def get_split(
 async def get_events(request: Request, subscription_id: str, asked: Annotated[EventQuery, Query()]) -> EventsAnswer:
     """Return the events of one hour, page by page."""
     hour = rollup_store.hour_of(asked.hour)
-    wanted = event_views.Wanted(asked.meter_id, asked.outcome, asked.origin, asked.method, asked.template, asked.status)
+    wanted = event_views.Wanted(asked.meter_id, asked.outcome, asked.origin, asked.method, asked.template, asked.status, asked.reason)
     place = _place(asked.after) if asked.after else (hour, NIL)
     sids = await sids_of(request, subscription_id)
     async with request.app.state.pool.acquire() as connection:

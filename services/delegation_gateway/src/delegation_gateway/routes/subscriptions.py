@@ -109,6 +109,8 @@ async def page(
         "can_change": _can_change(subscription, changes),
         "now": now,
         "gateway_url": parts.settings.gateway_url,
+        "explains": parts.reporter is not None,
+        "divides": parts.collector is not None,
         "here": f"/subscriptions/{subscription.subscription_id}",
     }
     waiting = any(change.kind == "under way" for change in changes)
