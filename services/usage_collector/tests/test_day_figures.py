@@ -90,6 +90,19 @@ async def test_a_day_has_its_outcomes_duplicates_corrections_and_windows(ask: Ca
     ]
 
 
+async def test_held_events_say_how_much_they_would_count(
+    ask: Callable[..., Any], pool: asyncpg.Pool, collector: Collector, clock: FixedClock
+) -> None:
+    clock.instant = FEBRUARY + timedelta(minutes=1)
+    segment = await pool.fetchval("select id from segment")
+    await publishing.close_segments(pool, collector.directory, [segment], now=clock.now())
+    await collect(collector, clock, [call("late-1", START), call("late-2", START)])
+    (day,) = (await ask())["days"]
+    held = [(one["reason"], one["events"], one["quantity"]) for one in day["bins"] if one["outcome"] == "held"]
+    assert held == [("late", 2, 2)]
+    assert {one["quantity"] for one in day["bins"] if one["outcome"] != "held"} == {None}
+
+
 async def test_what_came_late_is_counted_and_stands_in_no_window(
     ask: Callable[..., Any], pool: asyncpg.Pool, collector: Collector, clock: FixedClock
 ) -> None:

@@ -34,6 +34,7 @@ class Difference:
     meter_id: str = ""
     since: datetime | None = None  # what its age counts from; None: the day
     amount_minor: int | None = None  # known already: else it is what the quantity would cost
+    units: int = 0  # of events: what they say, or one each where they do not
 
     @property
     def explained(self) -> bool:
@@ -85,7 +86,9 @@ def judge_events(day: Mapping[str, Any], clocks: Clocks) -> list[Difference]:
         until = datetime.fromisoformat(gateway["until"])
         if missing < 0:
             found.append(
-                Difference("gateway-events", "lost", at, missing, "calls that the gateway counted and that never arrived as usage")
+                Difference(
+                    "gateway-events", "lost", at, missing, "calls that the gateway counted and that never arrived as usage", units=-missing
+                )
             )
         elif missing > 0 and clocks.now - until < REPORTS_GROW_FOR:
             text = "more usage than the gateway's reports show yet: they trail"
@@ -103,7 +106,8 @@ def _of_bin(day: datetime, row: Mapping[str, Any]) -> Difference:
     outcome, reason = row["outcome"], row["reason"]
     cause: Cause = "held" if outcome == "held" else "rejected" if outcome == "rejected" else "filter"
     cause = "late" if reason == "late" else "deleted" if reason == "deleted" else cause
-    return Difference("events-meters", cause, day, -row["events"], f"{outcome}: {reason}")
+    units = row["events"] if row.get("quantity") is None else row["quantity"]
+    return Difference("events-meters", cause, day, -row["events"], f"{outcome}: {reason}", units=units)
 
 
 def judge_meter(figures: MeterFigures, clocks: Clocks) -> list[Difference]:
@@ -217,6 +221,6 @@ def combined(differences: Iterable[Difference]) -> list[Difference]:
         words = known.words if one.words in known.words else f"{known.words}; {one.words}"
         sums[key] = Difference(
             one.station, one.cause, one.day, known.quantity + one.quantity, words, one.product_id, one.meter_id,
-            min(filter(None, (known.since, one.since)), default=None), amount,
+            min(filter(None, (known.since, one.since)), default=None), amount, known.units + one.units,
         )  # fmt: skip
     return list(sums.values())

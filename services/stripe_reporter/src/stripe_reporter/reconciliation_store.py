@@ -85,9 +85,9 @@ async def subscriptions(connection: Connection, since: datetime, until: datetime
 
 
 async def facts(connection: Connection, subscription_ids: Sequence[str]) -> dict[str, Any]:
-    """Return subscription id -> account, currency and status."""
+    """Return subscription id -> account, currency, status and plan."""
     rows = await connection.fetch(
-        "select subscription_id, account_id, currency, status, stripe_customer_id from subscription "
+        "select subscription_id, account_id, currency, status, stripe_customer_id, product_id, catalogue_version from subscription "
         "where subscription_id = any($1::text[])",
         list(subscription_ids),
     )

@@ -7,15 +7,17 @@ from typing import Any, Protocol
 
 import asyncpg
 
-from billing_common.catalogue import Catalogue, UnknownProductError
+from billing_common.catalogue import Catalogue
+from billing_common.db import Connection
 from stripe_reporter import explanation, invoice_store, reconciliation, reconciliation_store
 from stripe_reporter.collector_gateway import Collector
-from stripe_reporter.explaining import catalogues_of
+from stripe_reporter.explaining import catalogues_of, catalogues_of_plan
 from stripe_reporter.explanation import Group
 from stripe_reporter.invoice_store import HourOfMeter, Invoice
 from stripe_reporter.reconciliation import Clocks, Difference, InvoicedUsage, MeterFigures
 from stripe_reporter.reconciliation_store import Found
 from stripe_reporter.stripe_gateway import StripeUnavailableError, full_minutes
+from stripe_reporter.worth import worth
 
 SUBSCRIPTIONS_MAX = 50
 Key = tuple[str, str, datetime]  # product, meter, day
@@ -94,6 +96,7 @@ class _Subscription:
             first = min((line.period_start for invoice in invoices for line in invoice.lines), default=since)
             hours = await invoice_store.hours_of(connection, self.subscription_id, min(first, since), until)
             catalogues = await catalogues_of(connection, hours)
+            plan = await self._add_plan(connection, facts, catalogues)
             closed = await reconciliation_store.closed_usage(connection, self.subscription_id, since, until)
         customer = facts["stripe_customer_id"] if facts else None
         currency = facts["currency"] if facts else None
@@ -108,10 +111,18 @@ class _Subscription:
             differences += reconciliation.judge_meter(figures, self.stations.clocks)
         account = facts["account_id"] if facts else ""
         found = [
-            Found(self.subscription_id, account, one, _worth(one, hours, catalogues, currency), currency)
+            Found(self.subscription_id, account, one, worth(one, hours, catalogues, plan=plan, currency=currency), currency)
             for one in reconciliation.combined(differences)
         ]
         return Reconciled(self.subscription_id, account, currency, self.days, meters, billed, found, self.problems)
+
+    async def _add_plan(self, connection: Connection, facts: Any, catalogues: dict[str, Catalogue]) -> str | None:
+        """Return the product that the subscription has now, its catalogue added: a month may have no usage but lost usage."""
+        if facts is None:
+            return None
+        if facts["product_id"] not in catalogues:
+            catalogues |= await catalogues_of_plan(connection, facts["product_id"], facts["catalogue_version"])
+        return str(facts["product_id"])
 
     async def _meters(self, customer: str | None) -> list[MeterFigures]:
         """Put the collector's, the ledger's and Stripe's figures of each meter and day side by side."""
@@ -211,30 +222,3 @@ def _figures(key: Key, seen: Mapping[str, Any] | None, kept: Mapping[str, Any] |
         unpublished=bool(seen and seen["unpublished"]),
         **({name: kept[name] for name in named} if kept is not None else {}),
     )
-
-
-def _worth(one: Difference, hours: Iterable[HourOfMeter], catalogues: Mapping[str, Catalogue], currency: str | None) -> int | None:
-    """Return what a quantity costs beside the usage of its month; None where nobody can say."""
-    if one.amount_minor is not None:
-        return one.amount_minor
-    catalogue = catalogues.get(one.product_id)
-    if catalogue is None or not one.meter_id:
-        return None
-    try:
-        price = catalogue.price_of(catalogue.product(one.product_id), currency)
-    except UnknownProductError:
-        return None
-    if price is None:
-        return 0
-    component = "unit" if price.unit is not None and price.unit.meter == one.meter_id else f"usage:{one.meter_id}"
-    month = one.day.replace(day=1)
-    group = Group(one.meter_id, one.product_id, component, month, month + timedelta(days=31), ())
-    used = sum(
-        hour.quantity
-        for hour in hours
-        if (hour.product_id, hour.meter_id) == (one.product_id, one.meter_id)
-        and hour.event_time.astimezone(UTC).replace(day=1).date() == month.date()
-    )
-    code = currency or catalogue.currency_of(catalogue.product(one.product_id))
-    with_it, without = max(used + one.quantity, 0), used
-    return explanation.amount_of(group, catalogue, code, with_it) - explanation.amount_of(group, catalogue, code, without)

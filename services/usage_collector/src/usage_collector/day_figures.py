@@ -35,6 +35,7 @@ class Bin(BaseModel):
     outcome: str
     reason: str
     events: int
+    quantity: int | None = Field(default=None, description="what held events say; null where it is not known")
 
 
 class MeterDay(BaseModel):
@@ -149,10 +150,22 @@ async def _add_events(connection: Connection, days: _Days, scope: _Scope) -> dat
     for row in await day_store.refused(connection, list(scope.keys), scope.since, scope.until):
         key = scope.keys[row["sid"]], row["day"].astimezone(UTC), row["origin"], "rejected", row["reason"]
         bins[key] = bins.get(key, 0) + row["events"]
-    for (subscription_id, day, origin, outcome, reason), events in sorted(bins.items()):
+    held = await _held(connection, scope)
+    for key, events in sorted(bins.items()):
+        subscription_id, day, origin, outcome, reason = key
         if events:
-            days.of(subscription_id, day).bins.append(Bin(origin=origin, outcome=outcome, reason=reason, events=events))
+            found = Bin(origin=origin, outcome=outcome, reason=reason, events=events, quantity=held.get(key))
+            days.of(subscription_id, day).bins.append(found)
     return split.complete_until
+
+
+async def _held(connection: Connection, scope: _Scope) -> dict[tuple[str, datetime, str, str, str], int]:
+    """Return what held events say, by the names of their bin."""
+    found: dict[tuple[str, datetime, str, str, str], int] = {}
+    for row in await day_store.held(connection, list(scope.keys), scope.since, scope.until):
+        key = scope.keys[row["sid"]], datetime.combine(row["day"], datetime.min.time(), UTC), row["origin"], "held", row["reason"]
+        found[key] = found.get(key, 0) + row["quantity"]
+    return found
 
 
 async def _add_gateway(pool: asyncpg.Pool, directory: Directory, days: _Days, scope: _Scope, ask: AskGateway) -> None:

@@ -40,6 +40,20 @@ async def windows(connection: Reader, subscription_ids: Sequence[str], since: da
     return rows
 
 
+async def held(connection: Reader, sids: Sequence[str], since: datetime, until: datetime) -> list[Any]:
+    """Return sid, day, origin, reason and quantity of events that wait."""
+    rows: list[Any] = await connection.fetch(
+        "select h.sid, h.day, e.origin::text, coalesce(e.reason, '') as reason, sum(e.quantity)::bigint as quantity "
+        "from held_event h join usage_event e on e.day = h.day and e.id = h.id where h.sid = any($1::text[]) "
+        "and h.day between ($2 at time zone 'UTC')::date and ($3 at time zone 'UTC')::date and e.at >= $2 and e.at < $3 "
+        "and e.outcome = 'held' and e.origin <> 'correction' group by 1, 2, 3, 4",
+        list(sids),
+        since,
+        until,
+    )
+    return rows
+
+
 async def refused(connection: Reader, sids: Sequence[str], since: datetime, until: datetime) -> list[Any]:
     """Return sid, day, origin, reason and number of events whose time was not taken."""
     rows: list[Any] = await connection.fetch(
