@@ -142,6 +142,25 @@ async def test_a_new_meter_is_not_taken_for_one_that_was_never_used(
     assert found["it"]["last_period"]["not_compared"] == {'the meter "bytes" was not counted': 1}
 
 
+async def test_who_came_from_another_product_is_priced_from_then_on_and_not_before(
+    pool: asyncpg.Pool, versions: list[Version], subscribe: Callable[..., Any], door_of: Callable[[Answer], UsageDoor]
+) -> None:
+    stays = "insert into plan_stay values ($1, $2, $3, $4, 1)"
+    for name in ("upgraded", "later", "moved"):
+        await subscribe(name, 1, JANUARY)
+    await pool.execute(stays, "upgraded", JANUARY, "small", 1)
+    await pool.execute(stays, "upgraded", MID_FEBRUARY, "it", 1)
+    await pool.execute(stays, "later", JANUARY, "small", 1)
+    await pool.execute(stays, "later", MARCH, "it", 1)
+    await pool.execute(stays, "moved", JANUARY, "it", 1)
+    await pool.execute(stays, "moved", MID_FEBRUARY, "it", 2)  # the same product at another price
+    answer, _ = used(upgraded=1000, later=1000, moved=1000)
+    found = await effects(pool, door_of(answer), Catalogue.from_document(document("0.30")), versions[1], now=NOW)
+    last = found["it"]["last_period"]
+    assert last["totals"][0]["before_minor"] == (500 + 100) + (1000 + 100)
+    assert (last["subscribers"], last["began_within"], last["not_compared"]) == (2, 1, {"it was another product": 1})
+
+
 def unreachable(request: httpx.Request) -> httpx.Response:
     raise httpx.ConnectError("refused", request=request)
 

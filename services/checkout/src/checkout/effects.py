@@ -63,8 +63,9 @@ class Compared:
 
     @property
     def is_partial(self) -> bool:
-        """The subscription began within the period."""
-        return self.period is not None and self.subscriber.started_at is not None and self.subscriber.started_at > self.period.start
+        """The subscription began within the period, or came to this product in it."""
+        began = self.subscriber.product_since or self.subscriber.started_at
+        return self.period is not None and began is not None and began > self.period.start
 
     def public(self) -> dict[str, Any]:
         return {
@@ -161,6 +162,8 @@ def _compare_all(new: Sold, bought: Mapping[int, Sold], periods: Mapping[Subscri
 
 def compare(old: Sold, new: Sold, person: Subscriber, period: Period, counted: Mapping[str, int]) -> Compared:
     """Price a period as it was bought and as it would be sold now."""
+    if person.product_since is not None and person.product_since >= period.end:
+        return Compared(person, reason="it was another product")
     uncounted = [meter for meter in new.product.priced_meters() if meter not in old.product.meter_ids()]
     if uncounted:
         return Compared(person, reason=f'the meter "{uncounted[0]}" was not counted')
@@ -172,9 +175,10 @@ def compare(old: Sold, new: Sold, person: Subscriber, period: Period, counted: M
 
 
 def _price(sold: Sold, bought: Product, person: Subscriber, period: Period, counted: Mapping[str, int]) -> int:
-    """Price it without the setup fee, which nobody pays twice; trial and currency stay as they were bought."""
+    """Price what was on this product, without the setup fee, which nobody pays twice; trial and currency stay as they were bought."""
     assert person.started_at is not None
-    facts = Facts(started_at=person.started_at, trial_end=trial_end(bought, person.started_at), currency=person.currency)
+    since = person.product_since or person.started_at
+    facts = Facts(started_at=since, trial_end=trial_end(bought, person.started_at), currency=person.currency)
     usage = {meter: quantity for meter, quantity in counted.items() if meter in sold.product.meter_ids()}
     rated = rate(sold.catalogue, sold.product, period=period, usage=usage, facts=facts)
     return sum(line.amount_minor for line in rated.lines if line.component != "setup")

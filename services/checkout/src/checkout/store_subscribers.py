@@ -18,6 +18,7 @@ class Subscriber:
     catalogue_version: int
     currency: str
     started_at: datetime | None
+    product_since: datetime | None = None  # when it came to this product from another one
 
 
 async def count_versions(connection: Connection | asyncpg.Pool, product_id: str) -> dict[tuple[int, str], int]:
@@ -34,7 +35,9 @@ async def live_subscribers(
 ) -> list[Subscriber]:
     """Return a product's live subscriptions that were bought under these versions and currencies, oldest first."""
     rows = await connection.fetch(
-        "select subscription_id, product_id, catalogue_version, currency, started_at from subscription"
+        "select subscription_id, product_id, catalogue_version, currency, started_at,"
+        " (select min(since) from plan_stay p where p.subscription_id = s.subscription_id and p.since > (select max(since) from plan_stay o"
+        " where o.subscription_id = s.subscription_id and o.product_id <> s.product_id)) as product_since from subscription s"
         " where state = 'live' and product_id = $1"
         " and (catalogue_version, currency) in (select * from unnest($2::integer[], $3::text[]))"
         " order by started_at, subscription_id limit $4",
