@@ -183,14 +183,23 @@ async def test_an_upgrade_charges_what_was_shown_then_bills_the_old_usage_and_le
     assert whole == sum(one.total_minor for one in rated)
 
 
-async def test_a_declined_card_changes_nothing_and_a_better_card_makes_the_next_request(begin: Any) -> None:
+REFUSING = [("pm_card_chargeCustomerFail", "card_declined"), ("pm_card_authenticationRequired", "authentication_required")]
+
+
+@pytest.mark.parametrize(("card", "reason"), REFUSING)
+async def test_a_card_that_is_refused_changes_nothing_and_a_better_card_makes_the_next_request(begin: Any, card: str, reason: str) -> None:
     life = await begin("standard")
     await life.to(moment(life))
-    await life.pay_with("pm_card_chargeCustomerFail")
+    await life.pay_with(card)
     before = await life.prices()
     await life.publish(life.ask("pro", "now", moment(life)))
     await life.work()
-    assert (await life.told(), await life.prices(), len(await life.invoices())) == ([("failed", "card_declined")], before, 1)
+    assert (await life.told(), await life.prices(), len(await life.invoices())) == ([("failed", reason)], before, 1)
+    found = await life.v1.subscriptions.retrieve_async(life.stripe_id)
+    assert (found.status, "turnpike_plan_since" in found.metadata.to_dict()) == ("active", False)
+    assert (await life.v1.customers.retrieve_async(life.customer)).balance == 0
+    waiting = await life.v1.invoice_items.list_async({"customer": life.customer, "pending": True})
+    assert waiting.data == []
     await life.pay_with("pm_card_visa")
     await life.publish(life.ask("pro", "now", moment(life)))
     await life.work()

@@ -168,7 +168,8 @@ async def test_the_page_tells_how_a_change_goes_on(running: Story, connection: a
 
 
 @pytest.mark.parametrize(("reason", "words", "card"), [
-    ("card_declined", "Your card was declined.", True), ("unpaid_invoice", "An invoice is open", False), ("strange", "refused it", False)
+    ("card_declined", "Your card was declined.", True), ("authentication_required", "Your bank wants you to confirm", True),
+    ("unpaid_invoice", "An invoice is open", False), ("strange", "refused it", False),
 ])  # fmt: skip
 async def test_a_change_that_failed_says_why_and_leads_on(
     running: Story, connection: asyncpg.Connection, reason: str, words: str, *, card: bool
@@ -276,4 +277,6 @@ async def test_the_cancel_page_says_that_the_free_plan_follows(running: Story, c
 
 def test_every_reason_has_words() -> None:
     assert changes.words_of(None).endswith(".")
-    assert {changes.words_of(reason) for reason in changes.CARD_REASONS} == {"Your card was declined."}
+    declined = changes.CARD_REASONS - changes.CONFIRMATION_REASONS
+    assert {changes.words_of(reason) for reason in declined} == {"Your card was declined."}
+    assert all("change with the next period" in changes.words_of(reason) for reason in changes.CONFIRMATION_REASONS)

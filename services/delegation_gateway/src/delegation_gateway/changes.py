@@ -13,10 +13,10 @@ from delegation_gateway.domain import Subscription
 from delegation_gateway.plans import Plan, plan_of
 from turnpike_ui.formats import count
 
-CARD_REASONS = frozenset({
-    "authentication_required", "card_declined", "expired_card", "incorrect_cvc", "insufficient_funds",
-    "invoice_no_payment_method_types", "processing_error", "subscription_payment_intent_requires_action",
-})  # fmt: skip
+CONFIRMATION_REASONS = frozenset({"authentication_required", "subscription_payment_intent_requires_action"})  # 3-D Secure
+CARD_REASONS = CONFIRMATION_REASONS | {
+    "card_declined", "expired_card", "incorrect_cvc", "insufficient_funds", "invoice_no_payment_method_types", "processing_error",
+}  # fmt: skip
 REASONS: Mapping[str, str] = {
     "already_subscribed": "You have another subscription to that plan.",
     "cancelled": "The subscription was cancelled before.",
@@ -92,6 +92,9 @@ def notice_of(change: Change, subscription: Subscription, plan: Plan, now: datet
 
 def words_of(reason: str | None) -> str:
     """Say why a change was not made."""
+    if reason in CONFIRMATION_REASONS:
+        wanted = "Your bank wants you to confirm this payment, which a change at once cannot wait for"
+        return f"{wanted}: use another card, or change with the next period."
     if reason in CARD_REASONS:
         return "Your card was declined."
     return REASONS.get(reason or "", "The payment service refused it.")
