@@ -195,11 +195,23 @@ async def test_what_a_phase_adds_once_stands_on_the_invoice_that_opens_it(up: An
     small, large = await plan(up.client.v1, "small", 1000, "1"), await plan(up.client.v1, "large", 5000, "10")
     setup = await up.client.v1.prices.create_async({"currency": "usd", "product_data": {"name": "Setup"}, "unit_amount": 700})
     life = await live(up.client.v1, small)
-    schedule = await scheduled(life, small, large, add_invoice_items=[{"price": setup.id}])
+    schedule = await scheduled(life, small, large, add_invoice_items=[{"price": setup.id, "metadata": {"why": "new"}}])
     assert [(one.price, one.quantity) for one in schedule.phases[1].add_invoice_items] == [(setup.id, 1)]
+    await up.client.v1.prices.update_async(setup.id, {"active": False})  # what was planned with it stays planned
     await life.to(schedule.phases[0].end_date)
+    [item] = (await up.client.v1.invoice_items.list_async({"customer": (await life.now).customer})).data
+    assert (item.amount, item.metadata.to_dict()) == (700, {"why": "new"})
     await life.to(schedule.phases[0].end_date + 7200)
     assert [amount for _, amount in await life.lines()] == [1000, 700, 5000]
+
+
+@pytest.mark.parametrize(("more", "param"), [({"discounts": [{"coupon": "ten"}]}, "discounts"), ({}, "price")])
+async def test_what_a_phase_cannot_add_once_is_refused(up: Any, more: dict[str, Any], param: str) -> None:
+    small, large = await plan(up.client.v1, "small", 1000, "1"), await plan(up.client.v1, "large", 5000, "10")
+    once = {"price": large["base"], **more}  # a price that recurs
+    with pytest.raises(stripe.InvalidRequestError) as caught:
+        await scheduled(await live(up.client.v1, small), small, large, add_invoice_items=[once])
+    assert caught.value.param == f"phases[1][add_invoice_items][0][{param}]"
 
 
 async def test_while_a_schedule_manages_a_subscription_it_cannot_be_cancelled_and_afterwards_it_can(up: Any) -> None:

@@ -141,17 +141,31 @@ def _owe(world: World, subscription: Json, item: Json, rest: tuple[int, int], *,
         add_pending(world, subscription, lines.part(world, price, item, rest, lifecycle.whole_period(subscription, period[1])))
 
 
-def add_once(world: World, subscription: Json, given: list[Json], period: tuple[int, int] | None = None) -> None:
+def one_offs(world: World, given: list[Json], name: str, currency: str | None) -> list[Json]:
+    """Return the one-off prices of `add_invoice_items`; what this sandbox cannot do with them is refused, not ignored."""
+    for index, one in enumerate(given):
+        unknown = next((field for field in ("discounts", "period", "price_data", "tax_rates") if one.get(field)), None)
+        if unknown:
+            raise invalid(f"This sandbox does not know `{unknown}` of a one-off price.", f"{name}[{index}][{unknown}]")
+    items = wanted_items(world, given, name, currency)
+    for index, item in enumerate(items):
+        if item["price"]["recurring"]:
+            message = "The price specified is set to `type=recurring` but this field only accepts prices with `type=one_time`."
+            raise invalid(message, f"{name}[{index}][price]")
+    return items
+
+
+def add_once(world: World, subscription: Json, once: list[Json], period: tuple[int, int] | None = None) -> None:
     """Store one-off prices as lines that wait for the next invoice: for the items' period, where none is named."""
     items = lifecycle.items_of(world.store, subscription)
     since, until = max(item["current_period_start"] for item in items), min(item["current_period_end"] for item in items)
-    for item in wanted_items(world, given, "add_invoice_items", subscription["currency"]):
+    for item in once:
         price = lines.price_in(item["price"], subscription["currency"])
         for one in lines.advance(world, price, {"id": None, "quantity": item["quantity"]}, period or (since, until)):
-            add_pending(world, subscription, one)
+            add_pending(world, subscription, one, item["metadata"])
 
 
-def add_pending(world: World, subscription: Json, one: Json) -> Json:
+def add_pending(world: World, subscription: Json, one: Json, metadata: Json | None = None) -> Json:
     """Store a line as an invoice item that waits for the next invoice."""
     pricing = {
         "type": "price_details",
@@ -162,8 +176,9 @@ def add_pending(world: World, subscription: Json, one: Json) -> Json:
     item = world.new("invoiceitem", {
         "amount": one["amount"], "currency": one["currency"], "customer": subscription["customer"], "customer_account": None,
         "date": world.now(subscription), "description": one["description"], "discountable": False, "discounts": [], "invoice": None,
-        "metadata": {}, "net_amount": one["amount"], "parent": {"type": "subscription_details", "subscription_details": details},
-        "period": one["period"], "pricing": pricing, "proration": one["proration"], "proration_details": None, "quantity": one["quantity"],
+        "metadata": metadata or {}, "net_amount": one["amount"], "period": one["period"],
+        "parent": {"type": "subscription_details", "subscription_details": details},
+        "pricing": pricing, "proration": one["proration"], "proration_details": None, "quantity": one["quantity"],
         "quantity_decimal": str(one["quantity"]), "tax_rates": [], "test_clock": subscription["test_clock"],
         "_subscription": subscription["id"],
     })  # fmt: skip

@@ -57,7 +57,10 @@ def _phase_item(price: str, quantity: int | None) -> Json:
 
 def _one_off(item: Json) -> Json:
     period = {"start": {"timestamp": None, "type": "max_item_period_start"}, "end": {"timestamp": None, "type": "min_item_period_end"}}
-    return {"discounts": [], "metadata": {}, "period": period, "price": item["price"]["id"], "quantity": item["quantity"], "tax_rates": []}
+    return {
+        "discounts": [], "metadata": item["metadata"], "period": period, "price": item["price"]["id"], "quantity": item["quantity"],
+        "tax_rates": [],
+    }  # fmt: skip
 
 
 def _phase(subscription: Json, items: list[Json], start: int, end: int, *, proration: str = "create_prorations") -> Json:
@@ -117,7 +120,7 @@ def _phases(world: World, subscription: Json, schedule: Json, given: list[Json])
             raise invalid(message, f"{param}[end_date]")
         items = _items(world, subscription, one, f"{param}[items]", runs=index == 0)
         phase = _phase(subscription, items, begin, end, proration=one.get("proration_behavior", "create_prorations"))
-        once = changes.wanted_items(world, one.get("add_invoice_items") or [], f"{param}[add_invoice_items]", subscription["currency"])
+        once = changes.one_offs(world, one.get("add_invoice_items") or [], f"{param}[add_invoice_items]", subscription["currency"])
         phase["add_invoice_items"] = [_one_off(item) for item in once]
         merge_metadata(phase, one)
         made.append(phase)
@@ -213,7 +216,9 @@ def enter(world: World, subscription: Json, phase: Json, period: tuple[int, int]
     for price, one in wanted.items():
         lifecycle.add_item(world, subscription, {"price": world.get("price", price), "quantity": one.get("quantity")}, period)
     merge_metadata(subscription, {"metadata": phase["metadata"]})
-    once = [{name: one[name] for name in ("price", "quantity")} for one in phase["add_invoice_items"]]
+    once = [
+        {**one, "price": world.get("price", one["price"])} for one in phase["add_invoice_items"]
+    ]  # archived since: charged all the same
     changes.add_once(world, subscription, once, period)
     specs: list[Json] = []
     for item in lifecycle.items_of(world.store, subscription):

@@ -37,7 +37,7 @@ def order_from(world: World, customer: Json, given: Json, name: str) -> lifecycl
     currency = currency or customer["currency"] or items[0]["price"]["currency"]
     for index, item in enumerate(items):
         changes.chosen_price(world, item["price"]["id"], f"{name}[{index}][price]", currency)
-    once = changes.wanted_items(world, given.get("add_invoice_items") or [], "add_invoice_items", currency)
+    once = changes.one_offs(world, given.get("add_invoice_items") or [], "add_invoice_items", currency)
     now = world.now(customer)
     trial_end = now if given.get("trial_end") == "now" else given.get("trial_end")
     if given.get("trial_period_days"):
@@ -110,7 +110,8 @@ def update_subscription(call: Call) -> Json:
         set_cancellation(world, subscription, given)
         if given.get("trial_end"):
             _end_trial(world, subscription, given["trial_end"])
-        changes.add_once(world, subscription, given.get("add_invoice_items") or [])
+        once = changes.one_offs(world, given.get("add_invoice_items") or [], "add_invoice_items", subscription["currency"])
+        changes.add_once(world, subscription, once)
         if given.get("items"):
             _change_items(world, subscription, given)
     return call.show(subscription)
