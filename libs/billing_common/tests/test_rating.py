@@ -139,7 +139,8 @@ def test_a_trial_costs_nothing_and_the_period_after_it_all() -> None:
     trial = period_at(product, started_at=started, at=started)
     assert trial.end == started + timedelta(days=14)
     facts = Facts(started_at=started, trial_end=trial.end)
-    assert rate(catalogue, product, period=trial, usage={"calls": 5000}, facts=facts).total_minor == 0
+    free = rate(catalogue, product, period=trial, usage={"calls": 5000}, facts=facts)
+    assert [(line.component, line.amount_minor) for line in free.lines] == [("trial", 0)]
     after = period_at(product, started_at=started, at=trial.end)
     assert rate(catalogue, product, period=after, usage={"calls": 10}, facts=facts).total_minor == 4900
 
@@ -250,3 +251,13 @@ def test_more_than_a_hundred_thousand_million_calls_are_exact(calls: int, thousa
     amount = f"{thousandths // 1000}.{thousandths % 1000:03}"  # for 100 calls, in dollars: a thousandth of it is a call in cents
     expected = (2 * thousandths * max(calls - included, 0) + 1000) // 2000
     assert total(one_price("Hybrid", usage(amount=amount, per=100, included=included)), calls) == expected
+
+
+@pytest.mark.parametrize(
+    ("calls", "added"),
+    [(999, [("minimum", 1)]), (1000, []), (1001, []), (2000, []), (2001, [("maximum", -1)])],
+)
+def test_least_and_most_spend_have_a_line_only_where_they_change_something(calls: int, added: list[tuple[str, int]]) -> None:
+    catalogue = one_price("Hybrid", {"minimum": "10", "maximum": "20", **usage(amount="0.01")})
+    rated = rate(catalogue, catalogue.product("it"), period=NOVEMBER, usage={"calls": calls}, facts=FIRST)
+    assert [(line.component, line.amount_minor) for line in rated.lines if not line.component.startswith("usage")] == added
