@@ -150,13 +150,13 @@ class World:
         )
         await browser.submit(chosen, label)
 
-    async def send_usage(self, customer: Customer, quantity: int, *, again: int = 1) -> None:
-        """Send calls counted elsewhere until they are taken, as a sender with a spool does, and then `again` times more."""
+    async def send_usage(self, customer: Customer, quantity: int, *, again: int = 1, at: datetime | None = None) -> None:
+        """Send calls counted elsewhere, now or at `at`, until they are taken, as a sender with a spool does, and `again` times more."""
         if not customer.sender_key:
             body = {"name": customer.person.name, "source": f"/{customer.person.name}", "subscriptions": [customer.subscription_id]}
             answer = await self.doors.ask("usage_collector", "POST", "/v1/senders", body=body)
             customer.sender_key = answer["key"]
-        at = (await self.clock.now()).isoformat()
+        moment = (at or await self.clock.now()).isoformat()
 
         async def send() -> httpx.Response:
             return await send_quantities(
@@ -164,7 +164,7 @@ class World:
                 sender_key=customer.sender_key,
                 source=f"/{customer.person.name}",
                 subscription_id=customer.subscription_id,
-                at=at,
+                at=moment,
                 quantities=[quantity],
             )
 
