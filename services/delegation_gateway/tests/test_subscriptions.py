@@ -96,6 +96,26 @@ async def test_the_grace_of_the_plan_is_told_when_there_is_no_further_try(story:
     assert "Suspended" not in page.text
 
 
+async def test_a_quota_of_30_days_is_shown_with_its_own_window_not_with_the_period(
+    story: Story, publish: Publish, catalogue: Catalogue, parts: Parts
+) -> None:
+    document = catalogue.document()
+    for product in document["products"]:
+        if product["id"] == "standard":
+            product |= {"keys": 1, "quota": {"calls": 100_000, "window": "30_days"}}
+    await publish(CatalogueApplied(cause_id="again", occurred_at=story.start, version=2, document=document))
+    now = parts.clock.now()
+    began = now - timedelta(days=20)
+    await story.state(catalogue_version=2, started_at=began)
+    await story.access()
+    await story.usage(60_000, hour=began + timedelta(hours=1))
+    await story.usage(45_000, hour=now - timedelta(hours=1))
+    text = " ".join((await story.page()).text.split())
+    assert "105,000 of 100,000" in text
+    ends = began + timedelta(days=30)
+    assert f'calls are refused until <time datetime="{ends.date()}">' in text
+
+
 async def test_a_suspended_key_is_announced_and_the_banner_goes_when_it_is_paid(story: Story) -> None:
     await story.state(revision=1, status="unpaid")
     await story.access(AccessSuspended, revision=2, reason="payment_failed")

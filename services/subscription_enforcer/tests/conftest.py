@@ -160,7 +160,12 @@ class Samples:
         return SubscriptionCancellationRequested(**{"cause_id": "request-1", "occurred_at": JANUARY, **given, **changes})
 
     def threshold(
-        self, period_start: datetime = JANUARY, *, hard_stop: bool = True, product_id: str | None = None
+        self,
+        period_start: datetime = JANUARY,
+        *,
+        hard_stop: bool = True,
+        product_id: str | None = None,
+        period_end: datetime | None = None,
     ) -> UsageThresholdReached:
         return UsageThresholdReached(
             cause_id=f"window-{period_start}-{hard_stop}-{product_id}",
@@ -169,6 +174,7 @@ class Samples:
             account_id="a-1",
             meter_id="calls",
             period_start=period_start,
+            period_end=period_end,
             threshold="1",  # type: ignore[arg-type]  # pydantic reads a Decimal from it
             quantity=100,
             hard_stop=hard_stop,

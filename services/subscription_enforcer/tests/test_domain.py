@@ -123,6 +123,14 @@ def test_a_free_product_comes_back_with_the_next_month(samples: Any) -> None:
     assert domain.decide(facts, samples.february) == Desired("granted", "subscribed")
 
 
+def test_a_quota_with_a_window_of_its_own_stops_until_it_ends_whatever_the_period(samples: Any) -> None:
+    before, until = NOW - timedelta(days=20), NOW + timedelta(days=10)
+    facts = domain.with_state(NOTHING, samples.state(current_period_start=NOW - timedelta(days=1)), NOW)
+    stopped = domain.with_threshold(facts, samples.threshold(before, period_end=until))
+    assert domain.decide(stopped, NOW) == Desired("suspended", "quota", until)
+    assert domain.decide(stopped, until) == Desired("granted", "subscribed")
+
+
 def test_a_threshold_without_hard_stop_changes_nothing(samples: Any) -> None:
     assert domain.with_threshold(NOTHING, samples.threshold(hard_stop=False)) == NOTHING
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from copy import deepcopy
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -14,11 +14,13 @@ from billing_common.events import SubscriptionUpdated, UsageThresholdReached
 from billing_common.testing import events_in_outbox
 from usage_collector import publishing
 from usage_collector.collecting import Collector
-from usage_collector.limits import Limit, limits_of
+from usage_collector.limits import limits_of
 from usage_collector.thresholds import span_of
 
 from .conftest import CATALOGUE, FEBRUARY, JANUARY, MARCH, START, FixedClock, Publish, call, catalogue_applied, collect, renewed, state
 
+THIRTY_DAYS = timedelta(days=30)
+GATEWAYS_WINDOW = START - (START - datetime(1, 1, 1, tzinfo=UTC)) % THIRTY_DAYS
 HALF, MOST, ALL = Decimal("0.5"), Decimal("0.8"), Decimal(1)
 DOCUMENT: dict[str, Any] = deepcopy(CATALOGUE)
 DOCUMENT["products"][0]["model"] = "Freemium"
@@ -26,6 +28,16 @@ DOCUMENT["products"][0]["price"]["usage"][0]["included"] = 10
 DOCUMENT["products"][3]["quota"] |= {"calls": 10, "thresholds": ["0.8", "1"]}
 DOCUMENT["products"].append(
     {"id": "roomy", "name": "Roomy", "model": "Tier", "price": {"base": "5"}, "quota": {"calls": 20, "thresholds": ["0.8", "1"]}}
+)
+DOCUMENT["products"].append(
+    {
+        "id": "own-30",
+        "name": "Own gateway, 30 days",
+        "model": "Tier",
+        "source": "ingest",
+        "price": {"base": "5"},
+        "quota": {"calls": 4, "window": "30_days"},
+    }
 )
 DOCUMENT["products"].append(
     {"id": "own", "name": "Own gateway", "model": "Tier", "source": "ingest", "price": {"base": "5"}, "quota": {"calls": 4}}
@@ -118,22 +130,32 @@ def test_a_quota_goes_before_an_included_amount_of_the_same_meter() -> None:
     document["products"][0]["quota"] = {"calls": 50, "beyond": "overage"}
     document["products"][0]["source"] = "ingest"
     (limit,) = limits_of(Catalogue.from_document(document).product("payg"))
-    assert (limit.amount, limit.window, limit.stops_at(ALL)) == (50, "calendar_month", False)
+    assert (limit.amount, limit.quota and limit.quota.window, limit.stops_at(ALL)) == (50, "calendar_month", False)
 
 
 @pytest.mark.parametrize(
-    ("window", "hour", "since", "until"),
+    ("window", "keys", "segment_start", "hour", "since", "until"),
     [
-        ("segment", FEBRUARY, START, None),
-        ("calendar_month", FEBRUARY, FEBRUARY, MARCH),
-        ("calendar_month", START.replace(minute=0), JANUARY, FEBRUARY),
-        ("30_days", START.replace(minute=0), START, START + timedelta(days=30)),
-        ("30_days", START + timedelta(days=30), START + timedelta(days=30), START + timedelta(days=60)),
+        (None, 1, START, FEBRUARY, START, None),
+        ("calendar_month", 1, START, FEBRUARY, FEBRUARY, MARCH),
+        ("calendar_month", 3, START, START.replace(minute=0), JANUARY, FEBRUARY),
+        ("30_days", 1, START, START.replace(minute=0), START, START + THIRTY_DAYS),
+        ("30_days", 1, FEBRUARY, FEBRUARY, START, START + THIRTY_DAYS),  # the period is over, the gateway's window is not
+        ("30_days", 1, FEBRUARY, START.replace(minute=0) + THIRTY_DAYS, START, START + THIRTY_DAYS),  # an hour is in one window only
+        ("30_days", 1, FEBRUARY, START + THIRTY_DAYS, START + THIRTY_DAYS, START + 2 * THIRTY_DAYS),
+        ("30_days", 3, START, START.replace(minute=0), GATEWAYS_WINDOW, GATEWAYS_WINDOW + THIRTY_DAYS),
+        ("30_days", 3, FEBRUARY, GATEWAYS_WINDOW + THIRTY_DAYS, GATEWAYS_WINDOW + THIRTY_DAYS, GATEWAYS_WINDOW + 2 * THIRTY_DAYS),
     ],
 )
-def test_a_window_belongs_to_one_period(window: Any, hour: Any, since: Any, until: Any) -> None:
-    row = {"subscription_id": "sub-1", "hour": hour, "segment_start": START}
-    span = span_of(Limit("calls", 10, (ALL,), window), row)
+def test_a_window_belongs_to_one_period(window: Any, keys: int, segment_start: Any, hour: Any, since: Any, until: Any) -> None:
+    quota = {"quota": {"calls": 10, "window": window}} if window else {}
+    document = {"id": "tier", "name": "Tier", "model": "Tier" if window else "Freemium", "keys": keys, **quota}
+    document["price"] = {"base": "5"} if window else {"usage": [{"meter": "calls", "amount": "1", "included": 10}]}
+    (limit,) = limits_of(
+        Catalogue.from_document({"version": 1, "meters": {"calls": {"name": "API calls"}}, "products": [document]}).product("tier")
+    )
+    row = {"subscription_id": "sub-1", "hour": hour, "segment_start": segment_start, "started_at": START}
+    span = span_of(limit, row)
     assert (span.since, span.until) == (since, until)
 
 
@@ -148,3 +170,12 @@ async def test_another_plan_in_the_same_month_has_thresholds_of_its_own(told: To
     events = await told.events()
     assert [(event.product_id, event.threshold, event.quantity) for event in events[2:]] == [("roomy", MOST, 16)]
     assert len({event.event_id for event in events}) == 3
+
+
+async def test_a_quota_of_30_days_goes_on_over_the_end_of_the_period_and_says_when_it_ends(told: Told, publish: Publish) -> None:
+    await publish(state(product_id="own-30"))
+    await told.after(3, origin="ingest")
+    await publish(renewed(product_id="own-30"))
+    told.clock.instant = FEBRUARY + timedelta(hours=2)
+    assert await told.after(1, at=FEBRUARY, origin="ingest") == [(HALF, 3, False), (MOST, 4, False), (ALL, 4, True)]
+    assert {(event.period_start, event.period_end) for event in await told.events()} == {(START, START + THIRTY_DAYS)}

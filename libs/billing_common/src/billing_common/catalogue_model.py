@@ -217,8 +217,8 @@ class Quota(Part):
     calls: Count = Field(description="calls in the window")
     window: Literal["30_days", "calendar_month"] = Field(
         default="calendar_month",
-        description="30_days: fixed periods of 30 days, from the subscription's start where the plan has one key; "
-        "calendar_month: UTC months",
+        description="30_days: fixed periods of 30 days, from the subscription's start, or where calls stop for several keys "
+        "from 1 January of the year 1 as API Management counts them; calendar_month: UTC months",
     )
     beyond: Literal["stop", "overage"] = Field(default="stop", description="stop: refused with 403; overage: only announced")
     meter: str = Field(default="calls", description="meter whose thresholds are announced")

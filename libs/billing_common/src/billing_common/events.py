@@ -382,6 +382,7 @@ class UsageThresholdReached(SubscriptionEvent):
     publisher = "usage_collector"
     meter_id: str
     period_start: AwareDatetime
+    period_end: AwareDatetime | None = Field(default=None, description="of a quota's window; null: an included amount, or not known")
     threshold: Decimal = Field(description="share of the included amount, 0.5 = 50 %")
     quantity: int
     hard_stop: bool = False

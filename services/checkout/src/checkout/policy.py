@@ -7,13 +7,13 @@ from lxml import etree
 
 from billing_common.catalogue import Product
 from billing_common.key_sids import SEPARATOR
+from billing_common.quotas import THIRTY_DAYS, is_by_key
 from checkout import policy_answers
 from checkout.policy_answers import Plans
 
 LOGGER_ID = "turnpike-usage"
 BEGIN, END = "turnpike:begin", "turnpike:end"
 SECTIONS = ("inbound", "backend", "outbound", "on-error")
-THIRTY_DAYS_SECONDS = 2_592_000
 BLOCK_SHOWN_MAX = 200
 SKELETON = (
     "<policies><inbound><base /></inbound><backend><base /></backend><outbound><base /></outbound><on-error><base /></on-error></policies>"
@@ -136,8 +136,8 @@ def _inbound(product: Product, plans: Plans) -> list[Element]:
     found += _gate(product, plans)
     if product.quota and product.quota.beyond == "stop":
         calls = str(product.quota.calls)
-        thirty_days = {"calls": calls, "renewal-period": str(THIRTY_DAYS_SECONDS)}
-        if product.quota.window == "30_days" and product.keys > 1:  # `quota` would give each key an allowance of its own
+        thirty_days = {"calls": calls, "renewal-period": str(int(THIRTY_DAYS.total_seconds()))}
+        if product.quota.window == "30_days" and is_by_key(product):
             found.append(etree.Element("quota-by-key", {**thirty_days, "counter-key": f"@({OF_THE_SUBSCRIPTION})"}))
         elif product.quota.window == "30_days":
             found.append(etree.Element("quota", thirty_days))

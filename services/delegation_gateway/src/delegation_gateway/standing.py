@@ -8,6 +8,7 @@ from billing_common import rating
 from billing_common.catalogue import Catalogue, Product
 from billing_common.projection import Projection, project
 from billing_common.rating import Line, Period
+from delegation_gateway.allowances import Allowance
 from delegation_gateway.change_store import Stay
 from delegation_gateway.domain import Subscription
 from delegation_gateway.read_models import Usage
@@ -21,6 +22,7 @@ class MeterStanding:
     used: int
     limit: int | None  # what is included, or where calls stop
     stops: bool
+    until: datetime | None = None  # when calls that were stopped go on
 
     @property
     def share(self) -> float:
@@ -87,10 +89,12 @@ def standing(
     whole: Usage | None = None,
     past: Sequence[PastPlan] = (),
     setup_due: bool = True,
+    allowance: Allowance | None = None,
 ) -> Standing:
     """Rate what was collected so far with the function that the invoice agrees with.
 
-    `usage` is that of the present plan; `whole` that of the whole period, which is drawn and which a quota counts, when they differ.
+    `usage` is that of the present plan; `whole` that of the whole period, which is drawn, when they differ. `allowance` is there where a
+    quota stops calls: it may have a window of its own.
     """
     whole = whole or usage
     since = subscription.plan_since or subscription.started_at or subscription.requested_at
@@ -103,7 +107,7 @@ def standing(
     return Standing(
         period=period,
         currency=rated.currency,
-        meters=[_meter(catalogue, product, meter, used, whole.by_meter.get(meter, 0)) for meter, used in counted.items()],
+        meters=[_meter(catalogue, product, meter, used, allowance) for meter, used in counted.items()],
         lines=[line for line in rated.lines if line.amount_minor or line.quantity],
         total_minor=rated.total_minor + sum(one.total_minor for one in past),
         projection=project(catalogue, product, counted, period=period, facts=facts, now=now),
@@ -113,10 +117,10 @@ def standing(
     )
 
 
-def _meter(catalogue: Catalogue, product: Product, meter_id: str, used: int, in_period: int) -> MeterStanding:
+def _meter(catalogue: Catalogue, product: Product, meter_id: str, used: int, quota: Allowance | None) -> MeterStanding:
     meter = catalogue.meters[meter_id]
-    if product.quota is not None and product.quota.meter == meter_id and product.quota.beyond == "stop":
-        return MeterStanding(meter.name, meter.unit, in_period, product.quota.calls, stops=True)
+    if quota is not None and product.quota is not None and product.quota.meter == meter_id:
+        return MeterStanding(meter.name, meter.unit, quota.used, product.quota.calls, stops=True, until=quota.window.end)
     price = product.price
     included = next((usage.included for usage in price.usage if usage.meter == meter_id), 0) if price else 0
     return MeterStanding(meter.name, meter.unit, used, included or None, stops=False)

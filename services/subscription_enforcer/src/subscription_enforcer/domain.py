@@ -28,8 +28,10 @@ STATE_AT_APIM: Mapping[Access, str] = {"granted": "active", "suspended": "suspen
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of one subscription. `hard_stop_period` is the newest period whose quota, that of `hard_stop_product`, was used up.
+    """What is known of one subscription.
 
+    `hard_stop_period` is the newest period whose quota, that of `hard_stop_product`, was used up; older events do not say that it ends
+    at `hard_stop_until`.
     `unpaid_since` is when one heard that its last retry failed: never earlier than that, however late the news came.
     """
 
@@ -46,6 +48,7 @@ class Facts:
     cancellation_requested: bool = False
     hard_stop_period: datetime | None = None
     hard_stop_product: str = ""
+    hard_stop_until: datetime | None = None
     catalogue_version: int = 0
     unpaid_since: datetime | None = None
 
@@ -104,7 +107,7 @@ def with_threshold(facts: Facts, event: UsageThresholdReached) -> Facts:
     known = facts.hard_stop_period
     if not event.hard_stop or (known is not None and event.period_start < known):
         return facts
-    return replace(facts, hard_stop_period=event.period_start, hard_stop_product=event.product_id or "")
+    return replace(facts, hard_stop_period=event.period_start, hard_stop_product=event.product_id or "", hard_stop_until=event.period_end)
 
 
 def decide(facts: Facts, now: datetime, *, grace: timedelta | None = NO_GRACE) -> Desired | None:
@@ -141,12 +144,15 @@ def _grace(facts: Facts, now: datetime, grace: timedelta | None) -> tuple[bool, 
 def _quota(facts: Facts, now: datetime) -> tuple[bool, datetime | None]:
     """Whether the period's quota is used up, and when that ends by itself. The quota of a plan before says nothing of the present one.
 
-    A paid period ends with the state that starts the next one. A free product's has no end: its quota is one of calendar months.
+    A quota has its own window, which need not be the period. Where it was not said, a paid period ends with the state that starts the
+    next one; a free product's has no end: its quota is one of calendar months.
     """
     if facts.hard_stop_period is None or facts.current_period_start is None or facts.started_at is None:
         return False, None
     if facts.hard_stop_product not in {"", facts.product_id}:
         return False, None
+    if facts.hard_stop_until is not None:
+        return now < facts.hard_stop_until, facts.hard_stop_until
     if facts.current_period_end is not None:
         return max(facts.hard_stop_period, facts.started_at) >= facts.current_period_start, None
     until = _next_month(facts.hard_stop_period)

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Literal
 
 from billing_common.catalogue import Product
 from billing_common.catalogue_model import Quota
@@ -12,19 +11,20 @@ OF_INCLUDED = (Decimal("0.5"), Decimal("0.8"), Decimal(1))
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """An amount of a meter whose shares are announced. `window` says what a period is: a segment where an amount is included in it."""
+    """An amount of a meter whose shares are announced. Without a quota it is an included amount, which counts by segment."""
 
     meter_id: str
     amount: int
     thresholds: tuple[Decimal, ...]
-    window: Literal["segment", "calendar_month", "30_days"]
-    hard_stop: bool = False
+    product: Product
+    quota: Quota | None = None
 
     def reached(self, quantity: int) -> list[Decimal]:
         return [threshold for threshold in self.thresholds if quantity >= threshold * self.amount]
 
     def stops_at(self, threshold: Decimal) -> bool:
-        return self.hard_stop and threshold >= 1
+        """API Management itself stops what runs through it; other gateways have to be told."""
+        return self.quota is not None and self.quota.beyond == "stop" and self.product.source != "stream" and threshold >= 1
 
 
 def limits_of(product: Product) -> tuple[Limit, ...]:
@@ -32,12 +32,7 @@ def limits_of(product: Product) -> tuple[Limit, ...]:
     limits = {}
     for usage in product.price.usage if product.price else ():
         if usage.included:
-            limits[usage.meter] = Limit(usage.meter, usage.included, OF_INCLUDED, "segment")
+            limits[usage.meter] = Limit(usage.meter, usage.included, OF_INCLUDED, product)
     if (quota := product.quota) is not None:
-        limits[quota.meter] = Limit(quota.meter, quota.calls, quota.thresholds, quota.window, _is_hard(quota, product.source))
+        limits[quota.meter] = Limit(quota.meter, quota.calls, quota.thresholds, product, quota)
     return tuple(limits.values())
-
-
-def _is_hard(quota: Quota, source: str) -> bool:
-    """API Management itself stops what runs through it; other gateways have to be told."""
-    return quota.beyond == "stop" and source != "stream"

@@ -109,7 +109,7 @@ def _projected(ahead: Projection) -> Projected:
 
 
 async def _quotas(connection: Connection, product: Product, found: Running, *, now: datetime) -> list[QuotaStanding]:
-    row = {"subscription_id": found.subscription_id, "hour": now, "segment_start": found.segment_start}
+    row = {"subscription_id": found.subscription_id, "hour": now, "segment_start": found.segment_start, "started_at": found.started_at}
     spans = {span_of(limit, row): limit for limit in limits_of(product)}
     totals = await window_store.totals_of(connection, list(spans)) if spans else {}
     return [

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
+from billing_common import quotas
 from billing_common.db import Connection
 from billing_common.events import UsageThresholdReached
 from billing_common.outbox import announce_many
@@ -13,20 +14,15 @@ from usage_collector.directory import Directory
 from usage_collector.limits import Limit
 from usage_collector.window_store import Span
 
-THIRTY_DAYS = timedelta(days=30)
-
 
 def span_of(limit: Limit, row: Any) -> Span:
     """Return the period that a window belongs to."""
-    subscription_id, hour = row["subscription_id"], row["hour"].astimezone(UTC)
-    if limit.window == "calendar_month":
-        start = hour.replace(day=1, hour=0)
-        return Span(subscription_id, limit.meter_id, start, (start + timedelta(days=31)).replace(day=1))
-    start = row["segment_start"].astimezone(UTC)
-    if limit.window == "segment":
-        return Span(subscription_id, limit.meter_id, start, None)
-    start += max(0, (hour - start) // THIRTY_DAYS) * THIRTY_DAYS
-    return Span(subscription_id, limit.meter_id, start, start + THIRTY_DAYS)
+    subscription_id, segment_start = row["subscription_id"], row["segment_start"].astimezone(UTC)
+    if limit.quota is None:
+        return Span(subscription_id, limit.meter_id, segment_start, None)
+    began = row["started_at"] or segment_start
+    window = quotas.window_at(limit.product, limit.quota, started_at=began, at=max(row["hour"], segment_start))
+    return Span(subscription_id, limit.meter_id, window.start, window.end)
 
 
 @dataclass(frozen=True)
@@ -78,6 +74,7 @@ def _reached(asked: _Asked, quantity: int, now: datetime) -> list[UsageThreshold
             account_id=asked.account_id,
             meter_id=span.meter_id,
             period_start=span.since,
+            period_end=span.until,
             threshold=threshold,
             quantity=quantity,
             hard_stop=limit.stops_at(threshold),

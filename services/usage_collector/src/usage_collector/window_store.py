@@ -16,9 +16,10 @@ with picked as (
     order by segment_id, meter_id, hour limit $1 for update skip locked
 )
 update usage_window w set dirty = false from picked p join segment s on s.id = p.segment_id
+    join subscription u on u.subscription_id = s.subscription_id
 where w.segment_id = p.segment_id and w.meter_id = p.meter_id and w.hour = p.hour
 returning s.subscription_id, s.account_id, s.product_id, s.catalogue_version, s.started_at as segment_start,
-    s.stamped_from, w.meter_id, w.hour, w.quantity, w.revision
+    s.stamped_from, u.started_at, w.meter_id, w.hour, w.quantity, w.revision
 """
 
 

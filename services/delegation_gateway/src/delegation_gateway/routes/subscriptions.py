@@ -15,6 +15,7 @@ from billing_common.catalogue import Catalogue, Product, UnknownProductError
 from billing_common.events import SubscriptionCancellationRequested
 from billing_common.outbox import announce
 from delegation_gateway import change_store, domain, keys_store, read_models, subscriptions_store
+from delegation_gateway.allowances import allowance_at
 from delegation_gateway.change_store import Change
 from delegation_gateway.changes import ChangeNotice, notice_of
 from delegation_gateway.checkout_gateway import CheckoutRefusedError
@@ -164,6 +165,7 @@ async def _standing(parts: Parts, subscription: Subscription, sold: tuple[Catalo
             await read_models.usage_between(connection, own_id, period.start, period.end, counted_since=one.since, counted_until=one.until)
             for one in stays
         ]
+        allowance = await allowance_at(connection, sold[1], subscription, now)
         catalogues = [await parts.catalogues.version(connection, one.catalogue_version) for one in stays]
     new_products = [index == 0 or one.product_id != stays[index - 1].product_id for index, one in enumerate(stays)]
     past = [
@@ -173,7 +175,7 @@ async def _standing(parts: Parts, subscription: Subscription, sold: tuple[Catalo
     ]
     usage = counted[-1] if past else whole
     setup_due = new_products[-1] if past else True
-    return standing(*sold, subscription, usage, period=period, now=now, whole=whole, past=past, setup_due=setup_due)
+    return standing(*sold, subscription, usage, period=period, now=now, whole=whole, past=past, setup_due=setup_due, allowance=allowance)
 
 
 @router.get("/{subscription_id}/ready")
