@@ -161,6 +161,7 @@ STANDING = {
     },
     "freshness": {"as_of": "2027-01-20T09:00:00Z", "staleness_seconds": 0.42, "unread_records": 0},
 }
+CHARGES = ("checkout", "GET", "/v1/corrections")
 NOTHING = {"hour": None, "day": None, "origin": "stream", "method": "", "template": "", "status": None, "outcome": "counted", "reason": ""}
 
 
@@ -175,6 +176,7 @@ def test_usage_is_shown_with_its_bill_the_basis_of_the_projection_and_how_fresh_
     doors.answers = {
         ("usage_collector", "GET", "/v1/usage/s-1/standing"): STANDING,
         ("usage_collector", "GET", "/v1/usage/s-1/split"): split,
+        CHARGES: [],
     }
     lines = run("usage", "show", "s-1", "--by", "endpoint").stdout.splitlines()
     assert lines[:5] == [
@@ -186,14 +188,40 @@ def test_usage_is_shown_with_its_bill_the_basis_of_the_projection_and_how_fresh_
     ]
     assert any("GET /orders" in line and "84,215" in line for line in lines)
     assert any("filtered: failed" in line for line in lines)
-    asked = doors.asked[-1][2]
+    asked = doors.asked[1][2]
     assert (asked["from"], asked["to"], asked["by"]) == ("2027-01-10T12:30:00+00:00", "2027-01-20T10:00:00+00:00", ["endpoint", "outcome"])
+
+
+def test_usage_of_an_earlier_period_stands_with_the_period_in_which_it_is_billed(doors: Asked) -> None:
+    late = {"description": "Late usage: +500 API calls, 9 January 2027", "currency": "usd", "made_at": "2027-01-10T13:00:00Z"}
+    charges = [
+        {**late, "amount_minor": 60, "placed": "next_invoice"},
+        {**late, "amount_minor": 30, "placed": None},  # not at Stripe yet
+        {**late, "amount_minor": 7, "placed": "draft"},  # that of the period it was used in
+        {**late, "amount_minor": 0, "placed": None},
+        {**late, "amount_minor": 9, "placed": "next_invoice", "made_at": "2027-01-10T12:29:59Z"},  # billed by now
+    ]
+    doors.answers = {
+        ("usage_collector", "GET", "/v1/usage/s-1/standing"): STANDING,
+        ("usage_collector", "GET", "/v1/usage/s-1/split"): {"complete_until": None, "rows": []},
+        CHARGES: charges,
+    }
+    lines = run("usage", "show", "s-1").stdout.splitlines()
+    assert lines[2:6] == [
+        "Bill so far: USD 90.85, without tax; USD 0.90 of it for usage of earlier periods",
+        "  Late usage: +500 API calls, 9 January 2027: USD 0.60",
+        "  Late usage: +500 API calls, 9 January 2027: USD 0.30",
+        "At this pace: USD 110.85 for 120,000 calls at the period's end (pace since 2027-01-10T12:30 UTC)",
+    ]
+    assert json.loads(run("usage", "show", "s-1", "--json").stdout)["of_earlier_periods"] == charges[:2]
+    assert doors.asked[2] == ("checkout", "/v1/corrections", {"subscription_id": "s-1", "limit": 1000})
 
 
 def test_hours_that_are_not_divided_yet_are_named(doors: Asked) -> None:
     doors.answers = {
         ("usage_collector", "GET", "/v1/usage/s-1/standing"): {**STANDING, "projected": None, "quotas": []},
         ("usage_collector", "GET", "/v1/usage/s-1/split"): {"complete_until": "2027-01-20T08:00:00Z", "rows": []},
+        CHARGES: [],
     }
     assert "Hours from 2027-01-20T08:00 UTC on are in the totals" in run("usage", "show", "s-1").stdout
 

@@ -1,6 +1,7 @@
 """`turnpike usage`: what was counted, what it costs so far, what was not taken and why. Corrections stand in a file of their own."""
 
 import asyncio
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal
 
@@ -87,7 +88,7 @@ def show(
     if as_json:
         print_json(found)
         return
-    for line in standing_lines(found["standing"]):
+    for line in standing_lines(found["standing"], found["of_earlier_periods"]):
         typer.echo(line)
     print_table(f"Usage by {by}", *_table(found["split"], by))
     if found["split"]["complete_until"]:
@@ -101,11 +102,22 @@ async def _show(stack: Stack, subscription: str, by: By, since: str | None, to: 
         end = parse_moment(to) if to else max(datetime.fromisoformat(standing["freshness"]["as_of"]), start) + timedelta(hours=1)
         params = {"from": start.isoformat(), "to": end.isoformat(), "by": [by, "outcome"]}
         split = await doors.ask("usage_collector", "GET", f"/v1/usage/{subscription}/split", params=params)
-    return {"standing": standing, "split": split}
+        charges = await doors.ask("checkout", "GET", "/v1/corrections", params={"subscription_id": subscription, "limit": 1000})
+    begin = datetime.fromisoformat(standing["period_start"])
+    return {"standing": standing, "split": split, "of_earlier_periods": [one for one in charges if _is_billed_since(begin, one)]}
 
 
-def standing_lines(standing: dict[str, Any]) -> list[str]:
-    """Say where a subscription stands: period, totals, quota, bill, projection with its basis, and how fresh all this is."""
+def _is_billed_since(begin: datetime, charge: dict[str, Any]) -> bool:
+    """Whether usage of a closed period is billed with the one that began then: late usage, or a correction. A draft is that of its own."""
+    return bool(charge["amount_minor"]) and charge["placed"] != "draft" and datetime.fromisoformat(charge["made_at"]) >= begin
+
+
+def standing_lines(standing: dict[str, Any], earlier: Sequence[dict[str, Any]]) -> list[str]:
+    """Say where a subscription stands: period, totals, quota, bill, projection with its basis, and how fresh all this is.
+
+    `earlier` is what is billed with this period and was used in one before.
+    """
+    besides = sum(one["amount_minor"] for one in earlier)
     totals = ", ".join(f"{quantity:,} {meter}" for meter, quantity in standing["totals"].items()) or "nothing"
     lines = [
         f"{standing['product_id']}, period {standing['period_start'][:10]} to {standing['period_end'][:10]} (UTC): {totals}",
@@ -117,15 +129,21 @@ def standing_lines(standing: dict[str, Any]) -> list[str]:
         ),
     ]
     if bill := standing["bill"]:
-        lines.append(f"Bill so far: {display(bill['total_minor'], bill['currency'])}, without tax")
+        of_which = f"; {display(besides, bill['currency'])} of it for usage of earlier periods" if earlier else ""
+        lines.append(f"Bill so far: {display(bill['total_minor'] + besides, bill['currency'])}, without tax{of_which}")
+        lines += [f"  {one['description']}: {display(one['amount_minor'], one['currency'])}{_where(one)}" for one in earlier]
     if projected := standing["projected"]:
         basis = projected["basis"]
         usage = ", ".join(f"{quantity:,} {meter}" for meter, quantity in basis["usage"].items())
-        amount = display(projected["total_minor"], projected["currency"])
+        amount = display(projected["total_minor"] + besides, projected["currency"])
         lines.append(f"At this pace: {amount} for {usage} at the period's end (pace since {basis['since'][:16]} UTC)")
     fresh = standing["freshness"]
     unread = f", {fresh['unread_records']:,} records not read yet" if fresh["unread_records"] else ""
     return [*lines, f"As of {fresh['as_of'][:19]} UTC; at most {fresh['staleness_seconds']:.1f} s behind the streams{unread}"]
+
+
+def _where(charge: dict[str, Any]) -> str:
+    return ", on an invoice of its own" if charge["placed"] == "own_invoice" else ""
 
 
 def _table(split: dict[str, Any], by: By) -> tuple[list[str], list[list[str]]]:

@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from billing_common.events import UsageCorrected
+from billing_common.events import UsageCorrected, UsageThresholdReached
 from billing_common.internal_auth import issue_token
 from billing_common.testing import events_in_outbox
 from usage_collector import late, late_store, publishing, routes_late
@@ -117,6 +117,42 @@ async def test_next_invoice_moves_the_invoice_once_by_what_would_have_counted(
     assert figures["events"] == {"received": 5, "counted": 4, "filtered": 1, "rejected": 0, "held": 0, "duplicates": 3}
     assert figures["meters"] == {"calls": {"counted": 8, "windows": 2, "late_billed": 6, "late_waived": 0}}
     assert figures["balanced"]
+
+
+async def test_late_usage_that_is_billed_reaches_the_thresholds_of_its_own_period_once(
+    pool: asyncpg.Pool, closed: Closed, clock: FixedClock
+) -> None:
+    document = catalogue()
+    document["products"][0]["price"]["usage"][0]["included"] = 10
+    await closed.publish(catalogue_applied(document))
+    collector = closed.collector
+    await closed.publish(state())
+    await collect(collector, clock, [call("a", START), call("b", START + timedelta(hours=1))])
+    await close(pool, collector, clock)
+    for name in ("x", "y"):
+        await collect(collector, clock, [call(name, START + timedelta(hours=2), method="POST")])
+        await settle_late(collector, clock)
+    async with pool.acquire() as connection:
+        reached = await events_in_outbox(connection, UsageThresholdReached)
+    assert [(float(one.threshold), one.quantity, one.period_start) for one in reached] == [
+        (0.5, 7, START),
+        (0.8, 12, START),
+        (1.0, 12, START),
+    ]
+
+
+@pytest.mark.parametrize("policy", ["waive", "hold"])
+async def test_late_usage_that_is_not_billed_reaches_nothing(pool: asyncpg.Pool, closed: Closed, clock: FixedClock, policy: str) -> None:
+    document = catalogue(policy)
+    document["products"][0]["price"]["usage"][0]["included"] = 10
+    await closed.publish(catalogue_applied(document))
+    await closed.publish(state())
+    await collect(closed.collector, clock, [call("a", START)])
+    await close(pool, closed.collector, clock)
+    await collect(closed.collector, clock, [call(name, START, method="POST") for name in ("x", "y")])
+    await settle_late(closed.collector, clock)
+    async with pool.acquire() as connection:
+        assert await events_in_outbox(connection, UsageThresholdReached) == []
 
 
 async def test_what_comes_later_still_starts_from_the_totals_before_it(pool: asyncpg.Pool, closed: Closed, clock: FixedClock) -> None:

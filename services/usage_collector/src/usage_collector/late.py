@@ -7,7 +7,17 @@ import structlog
 
 from billing_common.db import Connection
 from billing_common.events import derive_id
-from usage_collector import correction_store, corrections, late_store, mark_store, metrics, store, subscription_store, window_store
+from usage_collector import (
+    correction_store,
+    corrections,
+    late_store,
+    mark_store,
+    metrics,
+    store,
+    subscription_store,
+    thresholds,
+    window_store,
+)
 from usage_collector.collecting import Collector
 from usage_collector.correction_store import Account, Correction, Place
 from usage_collector.corrections import Made
@@ -45,7 +55,8 @@ async def _settle_segment(collector: Collector, segment_id: int, subscription_id
         page = await late_store.page(connection, segment_id, sids, PAGE) if disposition != "keep" else []
         ended = await _judge(connection, page, place, rules, bill=disposition == "bill", now=now)
         if ended:
-            await _write(connection, ended, place)
+            billed = await _write(connection, ended, place)
+            await thresholds.announce_late(connection, collector.directory, segment_id, billed, now=now)
             if (correction := _correction(ended, place, subscription_id, now)) is not None:
                 await _announce(connection, correction, place, account)
         if len(page) < PAGE:
@@ -82,11 +93,14 @@ async def _judge(
     return ended
 
 
-async def _write(connection: Connection, ended: Sequence[Ended], place: Place) -> None:
+async def _write(connection: Connection, ended: Sequence[Ended], place: Place) -> late_store.Sums:
+    """Write what became of events; returns what is billed."""
     bare = [Ended(one.seen, one.outcome, one.reason) if one.reason == WAIVED else one for one in ended]  # waived: counts nothing
     await late_store.end(connection, bare)
-    await late_store.add_up(connection, place.segment_id, "billed", _sums([one for one in ended if one.reason == BILLED]))
+    billed = _sums([one for one in ended if one.reason == BILLED])
+    await late_store.add_up(connection, place.segment_id, "billed", billed)
     await late_store.add_up(connection, place.segment_id, "waived", _sums([one for one in ended if one.reason == WAIVED]))
+    return billed
 
 
 def _correction(ended: Sequence[Ended], place: Place, subscription_id: str, now: datetime) -> Correction | None:

@@ -56,6 +56,15 @@ async def announce_reached(connection: Connection, directory: Directory, rows: S
     return len(fresh)
 
 
+async def announce_late(
+    connection: Connection, directory: Directory, segment_id: int, places: Iterable[tuple[str, datetime]], *, now: datetime
+) -> int:
+    """Announce what usage that came late and is billed, by meter and hour, has made its own period reach."""
+    segment = await window_store.segment_of(connection, segment_id)
+    rows = [{**segment, "meter_id": meter_id, "hour": hour} for meter_id, hour in places]
+    return await announce_reached(connection, directory, rows, now=now)
+
+
 async def _only_new(connection: Connection, candidates: Iterable[UsageThresholdReached]) -> list[UsageThresholdReached]:
     by_key = {
         (event.subscription_id, event.period_start, event.meter_id, event.threshold, event.product_id or ""): event for event in candidates

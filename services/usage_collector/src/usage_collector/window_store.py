@@ -56,13 +56,17 @@ class Span:
 
 
 async def totals_of(connection: Connection, spans: Sequence[Span]) -> dict[Span, int]:
-    """Return what the windows of each span add up to. A window belongs where its hour begins, the first of a segment where that does."""
+    """Return what the windows of each span add up to, with what came late for them and is billed.
+
+    A window belongs where its hour begins, the first of a segment where that does.
+    """
     rows = await connection.fetch(
         "select i.place, sum(w.quantity)::bigint as total from unnest($1::text[], $2::text[], $3::timestamptz[], $4::timestamptz[]) "
         "with ordinality as i(subscription_id, meter_id, since, until, place) "
         "join segment s on s.subscription_id = i.subscription_id "
         "and case when i.until is null then s.started_at = i.since else s.started_at < i.until end "
-        "join usage_window w on w.segment_id = s.id and w.meter_id = i.meter_id "
+        "cross join lateral (select hour, quantity from usage_window where segment_id = s.id and meter_id = i.meter_id union all "
+        "select hour, quantity from late_usage where segment_id = s.id and meter_id = i.meter_id and disposition = 'billed') w "
         "where i.until is null or (greatest(w.hour, s.started_at) >= i.since and w.hour < i.until) group by 1",
         [span.subscription_id for span in spans],
         [span.meter_id for span in spans],
@@ -70,6 +74,16 @@ async def totals_of(connection: Connection, spans: Sequence[Span]) -> dict[Span,
         [span.until for span in spans],
     )
     return {spans[row["place"] - 1]: row["total"] for row in rows}
+
+
+async def segment_of(connection: Connection, segment_id: int) -> dict[str, Any]:
+    """Return of a segment what `pick_dirty` says of it beside its windows."""
+    row = await connection.fetchrow(
+        "select s.subscription_id, s.account_id, s.product_id, s.catalogue_version, s.started_at as segment_start, u.started_at "
+        "from segment s join subscription u on u.subscription_id = s.subscription_id where s.id = $1",
+        segment_id,
+    )
+    return dict(row)
 
 
 async def add_thresholds(connection: Connection, reached: Sequence[UsageThresholdReached]) -> list[tuple[str, datetime, str, Decimal, str]]:
