@@ -194,7 +194,7 @@ async def test_free_days_cost_nothing_while_they_run(pool: asyncpg.Pool, publish
     product = next(one for one in document["products"] if one["id"] == "hybrid")
     product.update(trial_days=14, billing_anchor="anniversary")
     await publish(catalogue_applied(document))
-    await publish(state(product_id="hybrid"))
+    await publish(state(product_id="hybrid", current_period_end=START + timedelta(days=14)))
     await collect(collector, clock, [call(str(n), START, properties={"responseBytes": 300}) for n in range(3)])
     clock.instant = START + timedelta(days=5)
     async with door_of(pool, clock, collector) as door:
