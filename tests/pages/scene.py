@@ -108,6 +108,7 @@ class Scene:
         await self.clock.advance_to(first + relativedelta(months=2, hours=9))
         await self._furnish(regular)
         changing = [await self._buy_one(name, product) for name, product in PLANS_TO_CHANGE.items()]
+        await self._add_keys(changing[1].bought["pro"], "Importer", "Reports of the night shift in Rotterdam")
         await self._go_through_the_month(regular)
         await self._change_plans(*changing)
         await self._join("new")
@@ -147,6 +148,11 @@ class Scene:
         await person.buy(product)
         await self._use(person.bought[product], 40)
         return person
+
+    async def _add_keys(self, consumer: Consumer, *names: str) -> None:
+        for name in names:
+            await consumer.browser.submit(await consumer.browser.open(consumer.page), "Add a key", {"name": name}, action="/keys")
+        await consumer.browser.wait_for(consumer.page, lambda page: page.has(names[-1]) and not page.has("It is being made"))
 
     async def _change_plans(self, ada: Person, ben: Person, eve: Person) -> None:
         """One upgrade that was made, one change planned for the end of the period, one that the bank declined."""

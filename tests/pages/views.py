@@ -26,6 +26,7 @@ async def all_views(scene: Scene) -> list[View]:
         *await _own(scene),
         *await _subscriptions(scene),
         *_changes(scene),
+        *_keys(scene),
         *await _stripe(scene),
         *await _portal(scene),
     ]
@@ -155,6 +156,20 @@ def _changes(scene: Scene) -> list[View]:
         View("change-down", f"{made}/change/basic", "ada"),
         View("change-planned-already", f"{planned}/change", "ben", 409),
         View("change-refused", f"{own}/change/basic", "sam", 409),
+    ]
+
+
+def _keys(scene: Scene) -> list[View]:
+    async def show_second(page: Page) -> None:
+        async with page.expect_navigation():
+            await page.locator("#key-2").get_by_role("button", name="Show", exact=True).click()
+        await open_everything(page)
+
+    own = scene.people["ben"].bought["pro"].page
+    return [
+        View("keys", own, "ben"),
+        View("keys-opened", own, "ben", act=show_second),
+        View("keys-unnamed", own, "ben", act=press("Add a key", name="")),
     ]
 
 
