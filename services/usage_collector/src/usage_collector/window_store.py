@@ -78,7 +78,7 @@ async def totals_of(connection: Connection, spans: Sequence[Span]) -> dict[Span,
 
 async def segment_of(connection: Connection, segment_id: int) -> dict[str, Any]:
     """Return of a segment what `pick_dirty` says of it beside its windows."""
-    row = await connection.fetchrow(
+    (row,) = await connection.fetch(
         "select s.subscription_id, s.account_id, s.product_id, s.catalogue_version, s.started_at as segment_start, u.started_at "
         "from segment s join subscription u on u.subscription_id = s.subscription_id where s.id = $1",
         segment_id,
