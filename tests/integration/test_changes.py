@@ -47,6 +47,16 @@ def rated(document: dict[str, Any], product: str, calls: int, period: Period, fa
     return rate(catalogue, catalogue.product(product), period=period, usage={"calls": calls}, facts=facts).total_minor
 
 
+async def take_away(world: World, customer: Customer, calls: int, at: datetime) -> None:
+    """Correct usage as `turnpike usage adjust` does."""
+    body = {
+        "subscription_id": customer.subscription_id, "meter": "calls", "quantity": -calls, "at": at.isoformat(), "reason": "a load test",
+        "by": "Ada",
+    }  # fmt: skip
+    await world.doors.ask("usage_collector", "POST", "/v1/corrections/adjustments", body=body)
+    await world.clock.settle()
+
+
 async def same_key_works(world: World, customer: Customer, key: str) -> None:
     await world.answers(customer, 200)
     page = await customer.person.browser.open(customer.person.page)
@@ -64,7 +74,7 @@ async def reported_equals_counted(world: World, customer: Customer, period: Peri
 
 async def test_an_upgrade_in_mid_month_is_paid_at_once_and_each_call_is_billed_by_its_plan(world: World) -> None:
     customer = await world.join("payg")
-    key = customer.person.key
+    key, called_at = customer.person.key, await world.clock.now()
     await customer.person.call_many(world.http, 60)
     await world.clock.settle()
     await world.change_plan(customer, "standard", "now")
@@ -79,11 +89,12 @@ async def test_an_upgrade_in_mid_month_is_paid_at_once_and_each_call_is_billed_b
     assert old["calls"] + new["calls"] == answered
     assert old["ended_at"] == new["started_at"]
     await reported_equals_counted(world, customer, period, old["calls"])  # the new plan's hour is not over
+    await take_away(world, customer, 20, called_at)  # under the old plan, which has been billed
     end = await world.end_the_month()
     await reported_equals_counted(world, customer, period, answered)
     since = datetime.fromisoformat((await world.stripe.subscription(customer.subscription_id)).metadata.turnpike_plan_since)
     ended = Facts(started_at=customer.start, ended_at=since, end_reason="change")
-    expected = rated(models(), "payg", old["calls"], period, ended)
+    expected = rated(models(), "payg", old["calls"] - 20, period, ended)
     expected += rated(models(), "standard", new["calls"], period, Facts(started_at=since))
     assert period.end == end
     assert await invoiced(world, customer, period) == expected

@@ -12,7 +12,7 @@ import pytest
 import stripe
 
 from billing_common.clock import BusinessClock
-from billing_common.events import AccountRegistered, Event, SubscriptionCreated, UsageCorrected
+from billing_common.events import AccountRegistered, Event, SubscriptionCreated, SubscriptionUpdated, UsageCorrected
 from checkout import correction_calls, correction_store
 from checkout.handlers import NotKnownYetError
 from checkout.intents import Worker
@@ -117,6 +117,21 @@ async def test_segments_of_one_plan_in_a_period_are_one_quantity(known: None, po
     await publish(corrected(60_000, 50_000, product="standard", segment_start=middle))
     await publish(corrected(55_000, 45_000, **first))
     assert [amount for amount, _ in await charges(pool)] == [-500, -1_000, -500]
+
+
+async def test_usage_before_a_change_of_plan_is_corrected_at_the_old_plans_price(known: None, pool: asyncpg.Pool, publish: Publish) -> None:
+    """100,500 calls on Standard (100,000 included, then $0.10 per 100), then 500,100 on Pro (500,000 included, then $0.06 per 100)."""
+    await sold(pool, publish, "standard")
+    cut = START + timedelta(days=10, seconds=1)
+    new = live("pro").model_dump() | {"cause_id": "new", "revision": 2, "plan_since": cut - timedelta(minutes=5)}
+    await publish(SubscriptionUpdated.model_validate(new))
+    add = "insert into settled_segment values ('s-1', $1, $2, $3)"
+    await pool.execute(add, START, cut, '{"calls": 100500}')
+    await pool.execute(add, cut, END, '{"calls": 500100}')
+    await publish(corrected(100_500, 100_000, product="standard", segment_end=cut))
+    await publish(corrected(500_100, 500_000, product="pro", segment_start=cut))
+    await publish(corrected(100_000, 99_000, product="standard", segment_end=cut))
+    assert [amount for amount, _ in await charges(pool)] == [-50, -6, 0]
 
 
 async def test_the_line_says_what_was_corrected_and_when(known: None, pool: asyncpg.Pool, publish: Publish) -> None:
