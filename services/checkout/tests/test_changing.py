@@ -134,6 +134,22 @@ async def test_a_change_that_cannot_be_made_is_refused_with_its_reason(
     assert (await intents(pool), await pool.fetchval("select count(*) from plan_change")) == ([], 0)
 
 
+@pytest.mark.parametrize(("base", "outcome"), [("449.95", []), ("549.95", [("failed", "price_changed")])])
+async def test_a_price_that_was_not_shown_is_not_charged(
+    live: None, pool: asyncpg.Pool, publish: Publish, base: str, outcome: list[tuple[str, str]]
+) -> None:
+    async with pool.acquire() as connection:
+        first = await store_catalogue.get(connection, 1)
+        assert first is not None
+        document = json.loads(json.dumps(first.document))
+        next(product for product in document["products"] if product["id"] == "pro")["price"]["base"] = base
+        await store_catalogue.add(connection, Version(2, document, {}, [], "test", START))
+    await publish(asks("pro", when="period_end", catalogue_version=1))
+    assert (await told(pool), await intents(pool)) == (outcome, [] if outcome else ["change_plan"])
+    await publish(asks("basic", form="2", catalogue_version=2))
+    assert (await told(pool))[len(outcome) :] == ([] if outcome else [("failed", "change_pending")])
+
+
 async def test_a_second_click_and_a_product_of_another_subscription_are_refused(live: None, pool: asyncpg.Pool, publish: Publish) -> None:
     await publish(state("payg", subscription_id="s-2", stripe_subscription_id="sub_2"))
     await publish(asks("payg"))

@@ -118,6 +118,20 @@ async def test_an_amount_shown_too_long_ago_is_shown_anew(running: Story, connec
     assert await requests(connection) == []
 
 
+async def test_an_amount_of_a_catalogue_that_was_replaced_since_is_shown_anew(
+    running: Story, connection: asyncpg.Connection, catalogue: Catalogue
+) -> None:
+    page = await running.page("/change/pro")
+    document = catalogue.document()
+    next(one for one in document["products"] if one["id"] == "pro")["price"]["base"] = "549.95"
+    await running.publish(CatalogueApplied(cause_id="second", occurred_at=running.parts.clock.now(), version=2, document=document))
+    answer = await running.member.browser.submit(page, f"/subscriptions/{running.subscription_id}/change/pro", when="period_end")
+    assert (answer.status_code, "Look once more" in answer.text, "$549.95" in answer.text) == (409, True, True)
+    assert await requests(connection) == []
+    await running.member.browser.submit(answer, f"/subscriptions/{running.subscription_id}/change/pro", when="period_end")
+    assert [event.catalogue_version for event in await requests(connection)] == [2]
+
+
 REFUSED = [
     ({"status": "past_due"}, "pay it first"),
     ({"status": "trialing"}, "A trial runs to its end first"),

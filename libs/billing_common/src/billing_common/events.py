@@ -131,6 +131,7 @@ class SubscriptionChangeRequested(SubscriptionEvent):
     prorate_at: AwareDatetime | None = Field(
         default=None, description="with now: the second that the price was shown for, so that exactly that is charged"
     )
+    catalogue_version: int | None = Field(default=None, ge=1, description="the version whose price was shown")
 
 
 class SubscriptionChangeWithdrawn(SubscriptionEvent):

@@ -13,7 +13,7 @@ from billing_common.db import Connection, Pool
 from billing_common.events import InvalidEventError, SubscriptionChangeRequested, SubscriptionChangeWithdrawn
 from billing_common.inbox import claim
 from billing_common.messaging import consume
-from billing_common.plan_changes import ChangeRefusedError, Sold, refuse_change, refuse_standing
+from billing_common.plan_changes import ChangeRefusedError, Sold, costs_the_same, refuse_change, refuse_standing
 from billing_common.rating import period_at
 from checkout import change_domain, changing, selling, store, store_catalogue, store_changes
 from checkout.change_domain import Change
@@ -84,6 +84,7 @@ async def _begin(connection: Connection, event: SubscriptionChangeRequested, cha
     old, new = await _sold(connection, subscription), _on_sale(latest, event.product_id)
     refuse_change(old, new, currency=subscription.currency, when=event.when)
     assert latest is not None  # something is on sale
+    await _refuse_unseen(connection, event, new, latest, subscription.currency)
     effective_at = _effective_at(event, old, subscription.started_at or event.occurred_at)
     full = replace(change, catalogue_version=latest.version, effective_at=effective_at)
     prices = latest.price_ids(event.product_id, subscription.currency)
@@ -92,6 +93,15 @@ async def _begin(connection: Connection, event: SubscriptionChangeRequested, cha
     if waiting is not None:
         await changing.set_aside(connection, waiting, subscription, by=full.change_id, at=event.occurred_at)
     await changing.begin(connection, full, subscription, prices, at=event.occurred_at)
+
+
+async def _refuse_unseen(connection: Connection, event: SubscriptionChangeRequested, new: Sold, latest: Version, currency: str) -> None:
+    """Nobody changes at a price that was not shown: a newer version must charge the same."""
+    if event.catalogue_version in {None, latest.version}:
+        return
+    shown = await store_catalogue.get(connection, event.catalogue_version or 0)
+    if not costs_the_same(_on_sale(shown, event.product_id), new, currency):
+        raise ChangeRefusedError("price_changed", "the price has changed since this was asked for")
 
 
 async def _has_product(connection: Connection, subscription: Subscription, product_id: str) -> bool:

@@ -26,6 +26,7 @@ REASONS: Mapping[str, str] = {
     "ending": "The subscription was cancelled before.",
     "in_trial": "A trial runs to its end first.",
     "not_made": "The payment service did not make it. Try again.",
+    "price_changed": "Its price changed at that moment: look at the new one first.",
     "same_product": "The subscription is on that plan already.",
     "unknown_product": "That plan is not on sale any more.",
     "unpaid_invoice": "An invoice is open: pay it first.",

@@ -33,6 +33,7 @@ class ChangeForm(BaseModel):
     form_id: str = ""
     when: str = ""
     shown_at: str = ""
+    version: str = ""
 
 
 class WithdrawForm(BaseModel):
@@ -47,6 +48,7 @@ class Wish:
     subscription: Subscription
     old: Sold
     latest: Catalogue
+    version: int
     currency: str
     replaced: Change | None  # new prices that wait for the next period
 
@@ -84,7 +86,7 @@ async def _wish(parts: Parts, visitor: Visitor, subscription_id: str) -> Wish:
         raise PageError(503, "The plan is not known here yet", "Try again in a minute.", action=back)
     old = Sold(bought, bought.product(subscription.product_id))
     replaced = change if change is not None and change.gives_way else None
-    return Wish(subscription, old, latest[1], subscription.currency or bought.currency_of(old.product), replaced)
+    return Wish(subscription, old, latest[1], latest[0], subscription.currency or bought.currency_of(old.product), replaced)
 
 
 @router.get("/{subscription_id}/change")
@@ -141,6 +143,7 @@ async def _review(request: Request, parts: Parts, visitor: Visitor, wish: Wish, 
         "old_has_usage": bool(wish.old.product.priced_meters()),
         "usage_minor": await _usage_so_far(parts, wish, at),
         "shown_at": at.replace(microsecond=0).isoformat(),
+        "version": wish.version,
         "form_id": secrets.token_urlsafe(16),
         "again": again,
     }
@@ -204,7 +207,11 @@ async def confirm(
     new, now = await _new(parts, visitor, wish, product_id), parts.clock.now()
     way = next((one for one in await _ways(parts, wish, new, now) if one.when == form.when and one.refused is None), None)
     shown_at = _instant(form.shown_at)
-    fresh = shown_at is not None and changes.is_fresh(shown_at, old=wish.old, started_at=wish.started_at, now=now)
+    fresh = (
+        shown_at is not None
+        and form.version == str(wish.version)
+        and changes.is_fresh(shown_at, old=wish.old, started_at=wish.started_at, now=now)
+    )
     if way is None or not fresh or not 0 < len(form.form_id) <= FORM_ID_CHARACTERS_MAX:
         return await _review(request, parts, visitor, wish, product_id, again=True)
     event = SubscriptionChangeRequested(
@@ -216,6 +223,7 @@ async def confirm(
         product_id=product_id,
         when=way.when,
         prorate_at=shown_at if way.when == "now" else None,
+        catalogue_version=wish.version,
     )
     await _note(parts, event)
     return RedirectResponse(wish.page, 303)
