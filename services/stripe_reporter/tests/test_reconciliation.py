@@ -267,6 +267,20 @@ async def test_usage_that_is_overdue_is_sent_now(scene: Scene, publish: Publish,
     assert await scene.repair() == ["1 totals that were overdue are sent now"]
 
 
+async def test_a_total_that_nothing_would_ever_send_is_named_and_sent_by_a_repair(
+    scene: Scene, publish: Publish, facts: Facts, stripe: StripeStandIn
+) -> None:
+    await publish(facts.usage(140, revision=2))
+    await scene.pool.execute("update usage_window set due_at = null")
+    scene.collector.counted(140)
+    await scene.report()
+    assert ("told-ledger", "overdue", -40) in await scene.causes()
+    assert await scene.repair() == ["1 totals that were overdue are sent now"]
+    await scene.report()
+    assert stripe.total() == 140
+    assert await scene.pool.fetchval("select count(*) from usage_window where total <> recorded") == 0
+
+
 async def test_a_station_that_does_not_answer_is_said_and_not_taken_for_zero(scene: Scene, stripe: StripeStandIn) -> None:
     stripe.failures.extend(["503"] * 20)
     found = await scene.look()

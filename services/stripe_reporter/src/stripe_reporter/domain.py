@@ -32,6 +32,7 @@ class Answer:
     code: str | None = None
     request_id: str | None = None
     note: str | None = None
+    credited: int | None = None  # where it is not the row's whole quantity
 
 
 @dataclass(frozen=True)

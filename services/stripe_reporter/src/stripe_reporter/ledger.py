@@ -165,28 +165,39 @@ async def mark_unknown(connection: Connection, event: MeterEvent, answer: Answer
 
 
 async def acknowledge(
-    connection: Connection, event: MeterEvent, answer: Answer, *, credited: int, wall: datetime, now: datetime
-) -> UsageReported | None:
-    """Credit the window with what is at Stripe. Returns the fact to announce; None when somebody else wrote the outcome."""
-    if await _answer(connection, event.identifier, "acknowledged", answer, credited=credited, wall=wall) is None:
-        return None
-    row = await connection.fetchrow(
-        "update usage_window set acknowledged = acknowledged + $2 where window_id = $1 "
-        "returning subscription_id, account_id, meter_id, segment_start, hour, acknowledged",
-        event.window_id,
-        credited,
+    connection: Connection, answered: Sequence[tuple[MeterEvent, Answer]], *, wall: datetime, now: datetime
+) -> list[UsageReported]:
+    """Credit windows with what is at Stripe, in one statement. Returns the facts to announce; what somebody else wrote is left out."""
+    rows = await connection.fetch(
+        "with given as (select * from unnest($1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::text[]) with ordinality "
+        "as g(identifier, credited, code, request_id, note, place)), "
+        "done as (update ledger l set state = 'acknowledged', credited = g.credited, answered_at = $6, code = g.code, "
+        "request_id = g.request_id, note = g.note from given g where l.identifier = g.identifier "
+        "and l.state in ('intent', 'sent', 'unknown') returning l.identifier, l.window_id, l.credited, g.place), "
+        "sums as (select window_id, sum(credited)::bigint as credited, (array_agg(identifier order by place desc))[1] as identifier, "
+        "max(place) as place from done group by window_id) "
+        "update usage_window w set acknowledged = w.acknowledged + x.credited from sums x where w.window_id = x.window_id "
+        "returning x.place, x.identifier, w.subscription_id, w.account_id, w.meter_id, w.segment_start, w.hour, w.acknowledged",
+        [event.identifier for event, _ in answered],
+        [event.quantity if answer.credited is None else answer.credited for event, answer in answered],
+        [answer.code for _, answer in answered],
+        [answer.request_id for _, answer in answered],
+        [answer.note for _, answer in answered],
+        wall,
     )
-    assert row is not None  # the ledger references the window
-    return UsageReported(
-        cause_id=str(event.identifier),
-        occurred_at=now,
-        subscription_id=row["subscription_id"],
-        account_id=row["account_id"],
-        meter_id=row["meter_id"],
-        segment_start=row["segment_start"],
-        hour=row["hour"],
-        quantity=row["acknowledged"],
-    )
+    return [
+        UsageReported(
+            cause_id=str(row["identifier"]),
+            occurred_at=now,
+            subscription_id=row["subscription_id"],
+            account_id=row["account_id"],
+            meter_id=row["meter_id"],
+            segment_start=row["segment_start"],
+            hour=row["hour"],
+            quantity=row["acknowledged"],
+        )
+        for row in sorted(rows, key=lambda row: row["place"])
+    ]
 
 
 async def reject(connection: Connection, event: MeterEvent, answer: Answer, *, wall: datetime, now: datetime) -> UsageRejected | None:

@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
@@ -13,7 +13,7 @@ import asyncpg
 import structlog
 
 from billing_common.clock import BusinessClock
-from billing_common.outbox import announce
+from billing_common.outbox import announce, announce_many
 from stripe_reporter import domain, ledger, metrics, store
 from stripe_reporter.domain import Answer, Kind, MeterEvent
 from stripe_reporter.ledger import Lane
@@ -25,6 +25,7 @@ log = structlog.get_logger(__name__)
 LEASE_MARGIN_SECONDS = 5.0
 COMPARE_AGAIN = timedelta(seconds=60)
 GAUGES_EVERY_SECONDS = 5.0
+ACCEPT_AFTER_SECONDS = 1.0  # longest that Stripe's yes is only in memory
 
 
 class Stripe(Protocol):
@@ -123,21 +124,54 @@ class Sender:
         async with self._pool.acquire() as connection, connection.transaction():
             work = domain.divide(await ledger.open_rows(connection, lane), wall)
             await ledger.mark_sent(connection, work.send, wall)
-        moved, failed, waits = 0, False, False
-        for event in work.send:
-            answer = await self._call(event, lease_end)
-            if answer is None:
-                break
-            if not await self._write(event, answer):
-                failed = True
-                break
-            moved += 1
+        moved, failed = await self._send_rows(work.send, lease_end)
+        waits = False
         if not failed and work.compare:
             moved_more, failed = await self._compare(lane, work.compare)
             moved, waits = moved + moved_more, moved_more == 0
         failures = (lane.failures + 1 if moved == 0 else 1) if failed else 0  # a lane that gets on is only held up, not down
         await self._release(lane, failures=failures, waits=waits)
         return moved
+
+    async def _send_rows(self, events: Sequence[MeterEvent], lease_end: float) -> tuple[int, bool]:
+        """Send rows until one has no final answer; returns how many have one, and whether the lane has to pause.
+
+        Stripe's yes is written down for many at once: a row whose yes is lost goes again under the same identifier.
+        """
+        moved, failed, accepted, kept_at = 0, False, list[tuple[MeterEvent, Answer]](), time.monotonic()
+        for event in events:
+            answer = await self._call(event, lease_end)
+            if answer is None:
+                break
+            if answer.kind is Kind.ACKNOWLEDGED:
+                accepted.append((event, answer))
+            elif not await self._write(event, answer):
+                failed = True
+                break
+            moved += 1
+            if time.monotonic() - kept_at > ACCEPT_AFTER_SECONDS:
+                await self._accept(accepted)
+                accepted, kept_at = [], time.monotonic()
+        await self._accept(accepted)
+        return moved, failed
+
+    async def _accept(self, accepted: Sequence[tuple[MeterEvent, Answer]]) -> None:
+        """Write down what Stripe has taken, in one transaction."""
+        if not accepted:
+            return
+        metrics.ANSWERS.labels(Kind.ACKNOWLEDGED.value).inc(len(accepted))
+        self._gets_on(len(accepted))
+        async with self._pool.acquire() as connection, connection.transaction():
+            reported = await ledger.acknowledge(connection, accepted, wall=self.wall_now(), now=self._clock.now())
+            await announce_many(connection, reported)
+        metrics.REPORTED.inc(sum(max(event.quantity, 0) for event, _ in accepted))
+        metrics.REPORTED_WINDOWS.inc(len(reported))
+
+    def _gets_on(self, rows: int) -> None:
+        """Note that Stripe takes the key."""
+        self._stopped_until = float("-inf")
+        metrics.STOPPED.set(0)
+        self._progress(rows)
 
     async def _call(self, event: MeterEvent, lease_end: float) -> Answer | None:
         """Send one row when it is its turn; None when the lease could end during the call."""
@@ -147,40 +181,32 @@ class Sender:
                 return None
             answer = await self._stripe.send(event)
             metrics.SEND_SECONDS.observe(time.monotonic() - started)
+            if answer.kind in {Kind.ACKNOWLEDGED, Kind.REJECTED}:
+                self._limiter.answered()
             return answer
 
     async def _write(self, event: MeterEvent, answer: Answer) -> bool:
-        """Write an answer down; False when the row stays open and the lane has to pause."""
+        """Write another answer than yes down; False when the row stays open and the lane has to pause."""
         metrics.ANSWERS.labels(answer.kind.value).inc()
-        if answer.kind is not Kind.ACKNOWLEDGED:
-            log.warning("meter event not taken", identifier=str(event.identifier), answer=answer.kind.value, code=answer.code)
+        log.warning("meter event not taken", identifier=str(event.identifier), answer=answer.kind.value, code=answer.code)
         if answer.kind is Kind.KEY_REFUSED:
             self._stopped_until = time.monotonic() + self._settings.stopped_retry_seconds
             metrics.STOPPED.set(1)
         elif answer.kind is Kind.TOO_FAST:
             self._limiter.too_fast()
-        elif answer.kind in (Kind.ACKNOWLEDGED, Kind.REJECTED):
-            self._limiter.answered()
-            self._stopped_until = float("-inf")
-            metrics.STOPPED.set(0)
-            await self._finish(event, answer)
+        elif answer.kind is Kind.REJECTED:
+            await self._reject(event, answer)
             return True
         async with self._pool.acquire() as connection:
             await ledger.mark_unknown(connection, event, answer, failed_answer=answer.kind is Kind.FAILED_ANSWER)
         return False
 
-    async def _finish(self, event: MeterEvent, answer: Answer) -> None:
-        wall, now = self.wall_now(), self._clock.now()
-        self._progress(1)
+    async def _reject(self, event: MeterEvent, answer: Answer) -> None:
+        self._gets_on(1)
         async with self._pool.acquire() as connection, connection.transaction():
-            if answer.kind is Kind.REJECTED:
-                if rejected := await ledger.reject(connection, event, answer, wall=wall, now=now):
-                    await announce(connection, rejected)
-                    metrics.REJECTED.labels(rejected.code).inc()
-            elif reported := await ledger.acknowledge(connection, event, answer, credited=event.quantity, wall=wall, now=now):
-                await announce(connection, reported)
-                metrics.REPORTED.inc(max(event.quantity, 0))
-                metrics.REPORTED_WINDOWS.inc()
+            if rejected := await ledger.reject(connection, event, answer, wall=self.wall_now(), now=self._clock.now()):
+                await announce(connection, rejected)
+                metrics.REJECTED.labels(rejected.code).inc()
 
     async def _release(self, lane: Lane, *, failures: int, waits: bool) -> None:
         wall, pause = self.wall_now(), timedelta(0)
@@ -222,14 +248,14 @@ class Sender:
         self._progress(len(findings))
         async with self._pool.acquire() as connection, connection.transaction():
             for found in findings:
-                answer = Answer(Kind.ACKNOWLEDGED, note="compared with Stripe's summary")
-                reported = await ledger.acknowledge(connection, found.row, answer, credited=found.credited, wall=wall, now=now)
-                if reported is None:
+                answer = Answer(Kind.ACKNOWLEDGED, note="compared with Stripe's summary", credited=found.credited)
+                reported = await ledger.acknowledge(connection, [(found.row, answer)], wall=wall, now=now)
+                if not reported:
                     continue
                 if found.rest is not None:
                     await ledger.add_intents(connection, [found.rest], wall)
                 if found.credited:
-                    await announce(connection, reported)
+                    await announce_many(connection, reported)
         log.info("old meter events compared with Stripe", rows=len(findings), missing=sum(f.rest is not None for f in findings))
 
     # --- closed segments and periods ----------------------------------------------------------------------------------------------

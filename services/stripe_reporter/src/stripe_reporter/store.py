@@ -152,15 +152,20 @@ async def pull_closed(connection: Connection, now: datetime) -> None:
 
 
 async def pull_all(connection: Connection, now: datetime, subscription_id: str | None) -> int:
-    """Make everything that is not reported due now; returns how many windows."""
-    return len(
-        await connection.fetch(
-            "update usage_window set due_at = least(due_at, $1) where due_at is not null and ($2::text is null or subscription_id = $2) "
-            "returning 1",
-            now,
-            subscription_id,
-        )
+    """Make everything that is not reported due now; returns how many windows. Of one subscription also what nothing would ever send."""
+    found = await connection.fetch(
+        "update usage_window set due_at = least(due_at, $1) where due_at is not null and ($2::text is null or subscription_id = $2) "
+        "returning 1",
+        now,
+        subscription_id,
     )
+    forgotten = await connection.fetch(
+        "update usage_window set due_at = $1 where subscription_id = $2 and due_at is null and total <> recorded "
+        "and billable is distinct from false returning 1",
+        now,
+        subscription_id,
+    )
+    return len(found) + len(forgotten)
 
 
 async def next_due(connection: Connection, now: datetime) -> datetime | None:
