@@ -46,7 +46,7 @@ class Subscribed:
             "amount": amount,
             "description": "Minimum spend",
         }
-        parameters: dict[str, Any] = {"item": item, "owner": {"turnpike_subscription_id": "s-1", "turnpike_account_id": "a-1"}}
+        parameters: dict[str, Any] = {"item": item}
         if on_draft:
             parameters["draft_of_period_end"] = self.end.isoformat()
         async with self.pool.acquire() as connection:
@@ -78,6 +78,7 @@ async def subscribed(applied: Version, stripe_api: stripe.StripeClient, pool: as
         "default_payment_method": method.id,
         "items": [{"price": price} for price in applied.price_ids("enterprise", "usd").values()],
         "billing_mode": {"type": "flexible"},
+        "metadata": {"turnpike_subscription_id": "s-1", "turnpike_account_id": "a-1", "turnpike_display_name": "W"},
         "billing_cycle_anchor_config": {"day_of_month": 1, "hour": 0, "minute": 0, "second": 0},
     }
     made = await stripe_api.v1.subscriptions.create_async(params)
@@ -123,7 +124,8 @@ async def test_a_subscription_that_ended_without_a_last_invoice_gets_one_for_its
     assert (await subscribed.state(), await subscribed.totals()) == ("done", [74_995])
     [invoice] = (await subscribed.api.v1.invoices.list_async({"customer": subscribed.customer})).data
     assert invoice.metadata is not None
-    assert (invoice.status, invoice.metadata["turnpike_subscription_id"]) == ("paid", "s-1")
+    said = {name: value for name, value in invoice.metadata.to_dict().items() if "stripe" not in name and "intent" not in name}
+    assert (invoice.status, said) == ("paid", {"turnpike_subscription_id": "s-1", "turnpike_account_id": "a-1"})
     await subscribed.pool.execute("update intent set state = 'pending', generation = generation + 1")
     await subscribed.work()
     assert await subscribed.totals() == [74_995]

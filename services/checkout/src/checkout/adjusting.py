@@ -68,9 +68,8 @@ async def add_lines(
     if settled.end <= since:
         return  # ended in the second in which it began: nothing could be used
     totals = await store_changes.settled_totals(connection, subscription.subscription_id, since=since, until=settled.end)
-    where: dict[str, Any] = {"draft_of_period_end": settled.end.isoformat()} if settled.on_draft else {}
-    where["owner"] = {"turnpike_subscription_id": subscription.subscription_id, "turnpike_account_id": subscription.account_id}
+    draft = {"draft_of_period_end": settled.end.isoformat()} if settled.on_draft else {}
     for number, line in enumerate(additions(version, subscription, stay, period=period, totals=totals)):
         item = invoice_item(line, subscription, customer, since=since, until=settled.end)
         cause = f"{subscription.subscription_id}:{settled.end.isoformat()}:{number}"
-        await intend(connection, "invoice_item", key=subscription.account_id, cause=cause, parameters={"item": item, **where})
+        await intend(connection, "invoice_item", key=subscription.account_id, cause=cause, parameters={"item": item, **draft})

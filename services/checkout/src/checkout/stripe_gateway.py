@@ -8,6 +8,7 @@ from typing import Any
 
 import stripe
 
+OWNER = frozenset({"turnpike_subscription_id", "turnpike_account_id"})  # what an invoice of its own says of its subscription
 ENDED = frozenset({"canceled", "incomplete_expired"})
 
 
@@ -185,6 +186,6 @@ class StripeGateway:
                 "currency": params["currency"],
                 "auto_advance": True,
                 "pending_invoice_items_behavior": "exclude",
-                "metadata": metadata,
+                "metadata": {**{name: value for name, value in metadata_of(ended).items() if name in OWNER}, **metadata},
             }
             return (await self._v1.invoices.create_async(wanted, once(key))).id, True
