@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from billing_common.events import UsageCorrected, UsageThresholdReached
 from billing_common.internal_auth import issue_token
 from billing_common.testing import events_in_outbox
-from usage_collector import late, late_store, publishing, routes_late
+from usage_collector import late, late_store, publishing, routes_late, window_store
 from usage_collector.collecting import Collector
 from usage_collector.reconciliation import reconcile
 
@@ -153,6 +153,8 @@ async def test_late_usage_that_is_not_billed_reaches_nothing(pool: asyncpg.Pool,
     await settle_late(closed.collector, clock)
     async with pool.acquire() as connection:
         assert await events_in_outbox(connection, UsageThresholdReached) == []
+        span = window_store.Span("sub-1", "calls", START, None)
+        assert await window_store.totals_of(connection, [span]) == {span: 1}
 
 
 async def test_what_comes_later_still_starts_from_the_totals_before_it(pool: asyncpg.Pool, closed: Closed, clock: FixedClock) -> None:
