@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from billing_common.catalogue import Catalogue
+from billing_common.catalogue_stripe import desired_products
 from billing_common.money import display, exponent, plain, round_half_up
 from billing_common.rating import Facts, Period, QuantityChange, RatingError, as_quote, period_at, rate
 
@@ -261,3 +262,19 @@ def test_least_and_most_spend_have_a_line_only_where_they_change_something(calls
     catalogue = one_price("Hybrid", {"minimum": "10", "maximum": "20", **usage(amount="0.01")})
     rated = rate(catalogue, catalogue.product("it"), period=NOVEMBER, usage={"calls": calls}, facts=FIRST)
     assert [(line.component, line.amount_minor) for line in rated.lines if not line.component.startswith("usage")] == added
+
+
+def test_a_discount_that_ends_where_the_allowance_ends_leaves_no_empty_slice() -> None:
+    discounts = [{"up_to": 100, "percent": 0}, {"up_to": None, "percent": 50}]
+    catalogue = one_price("Hybrid", usage(amount="0.01", included=100, discounts=discounts))
+    rated = rate(catalogue, catalogue.product("it"), period=NOVEMBER, usage={"calls": 150}, facts=FIRST)
+    assert [(line.quantity, line.amount_minor) for line in rated.lines] == [(100, 0), (50, 25)]
+    (price,) = desired_products(catalogue)[0].prices
+    assert [tier["up_to"] for tier in price.amounts["tiers"]] == [100, "inf"]
+
+
+@pytest.mark.parametrize(
+    "text", ["0-100 standard, above 50 % off", "0\u2013100 standard, above 50 % off", "0 - 100: standard, over 100 50%"]
+)
+def test_discounts_as_people_write_them_down(text: str) -> None:
+    assert total(one_price("VolumeDiscount", usage(amount="0.01", discounts=text)), 150) == 125

@@ -10,7 +10,7 @@ TEXT_MAX = 4000
 _FACTORS = {"": 1, "k": 10**3, "m": 10**6, "bn": 10**9, "b": 10**9}
 _NUMBER = r"(\d[\d,_]*(?:\.\d+)?)\s*(k|m|bn|b)?"
 _RANGE = re.compile(
-    rf"(?:(?P<from>{_NUMBER})\s*-\s*(?P<to>{_NUMBER})|(?:up\s+)?to\s+(?P<upto>{_NUMBER})|(?P<above>above|beyond|over|from)(?:\s+(?P<least>{_NUMBER}))?)"
+    rf"(?:(?P<from>{_NUMBER})\s*[-\u2013]\s*(?P<to>{_NUMBER})|(?:up\s+)?to\s+(?P<upto>{_NUMBER})|(?P<above>above|beyond|over|from)(?:\s+(?P<least>{_NUMBER}))?)"
     r"\s*:?\s+(?P<rate>standard|(?P<percent>\d+(?:\.\d+)?)\s*%(?:\s*off)?)",
     re.IGNORECASE,
 )
