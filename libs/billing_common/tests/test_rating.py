@@ -278,3 +278,18 @@ def test_a_discount_that_ends_where_the_allowance_ends_leaves_no_empty_slice() -
 )
 def test_discounts_as_people_write_them_down(text: str) -> None:
     assert total(one_price("VolumeDiscount", usage(amount="0.01", discounts=text)), 150) == 125
+
+
+@pytest.mark.parametrize("interval", ["month", "year"])
+@pytest.mark.parametrize("anchor", ["calendar", "anniversary"])
+@pytest.mark.parametrize("started", ["2026-01-31T10:00:00+00:00", "2028-02-29T23:59:59+00:00", "2026-12-01T00:00:00+00:00"])
+def test_a_period_ends_where_the_next_begins_and_holds_its_start_and_not_its_end(started: str, anchor: str, interval: str) -> None:
+    catalogue = one_price("Metered", usage(amount="1"), billing_anchor=anchor, interval=interval)
+    product, begin = catalogue.product("it"), datetime.fromisoformat(started)
+    period = period_at(product, started_at=begin, at=begin)
+    assert period.start <= begin < period.end
+    for _ in range(14):
+        following = period_at(product, started_at=begin, at=period.end)
+        assert following.start == period.end
+        assert period_at(product, started_at=begin, at=period.end - timedelta(microseconds=1)) == period
+        period = following
