@@ -158,17 +158,18 @@ def test_a_part_of_a_second_is_not_paid_for_twice_nor_lost() -> None:
         assert minute.part(Decimal(60), since=NOVEMBER.start + timedelta(seconds=20, microseconds=instant)) == 40
 
 
-def test_periods_of_an_anniversary_come_back_to_the_31st() -> None:
-    product = one_price("Metered", usage(amount="1"), billing_anchor="anniversary").product("it")
-    started = datetime(2026, 1, 31, 12, tzinfo=UTC)
-    february = period_at(product, started_at=started, at=datetime(2026, 3, 1, tzinfo=UTC))
-    assert (february.start, february.end) == (datetime(2026, 2, 28, 12, tzinfo=UTC), datetime(2026, 3, 31, 12, tzinfo=UTC))
-
-
-@pytest.mark.parametrize(("asked", "words"), [({"cals": 1}, "has no meter"), ({"calls": -1}, "never negative")])
-def test_questions_without_sense_are_refused(asked: dict[str, int], words: str) -> None:
+@pytest.mark.parametrize(
+    ("asked", "facts", "words"),
+    [
+        ({"cals": 1}, FIRST, "has no meter"),
+        ({"calls": -1}, FIRST, "never negative"),
+        ({}, Facts(started_at=NOVEMBER.start, quantity=0), "never negative"),
+        ({}, Facts(started_at=NOVEMBER.start, quantity_changes=(QuantityChange(NOVEMBER.start, 0),)), "never negative"),
+    ],
+)
+def test_questions_without_sense_are_refused(asked: dict[str, int], facts: Facts, words: str) -> None:
     with pytest.raises(RatingError, match=words):
-        rate(CATALOGUE, CATALOGUE.product("payg"), period=NOVEMBER, usage=asked, facts=FIRST)
+        rate(CATALOGUE, CATALOGUE.product("payg"), period=NOVEMBER, usage=asked, facts=facts)
 
 
 def test_a_currency_the_product_is_not_sold_in_is_refused() -> None:
@@ -278,18 +279,3 @@ def test_a_discount_that_ends_where_the_allowance_ends_leaves_no_empty_slice() -
 )
 def test_discounts_as_people_write_them_down(text: str) -> None:
     assert total(one_price("VolumeDiscount", usage(amount="0.01", discounts=text)), 150) == 125
-
-
-@pytest.mark.parametrize("interval", ["month", "year"])
-@pytest.mark.parametrize("anchor", ["calendar", "anniversary"])
-@pytest.mark.parametrize("started", ["2026-01-31T10:00:00+00:00", "2028-02-29T23:59:59+00:00", "2026-12-01T00:00:00+00:00"])
-def test_a_period_ends_where_the_next_begins_and_holds_its_start_and_not_its_end(started: str, anchor: str, interval: str) -> None:
-    catalogue = one_price("Metered", usage(amount="1"), billing_anchor=anchor, interval=interval)
-    product, begin = catalogue.product("it"), datetime.fromisoformat(started)
-    period = period_at(product, started_at=begin, at=begin)
-    assert period.start <= begin < period.end
-    for _ in range(14):
-        following = period_at(product, started_at=begin, at=period.end)
-        assert following.start == period.end
-        assert period_at(product, started_at=begin, at=period.end - timedelta(microseconds=1)) == period
-        period = following
