@@ -30,8 +30,9 @@ def _sum(answer: Mapping[str, Any]) -> str:
     if not answer["changes"]:
         return f"Nothing to do: everything is as version {version} says ({answer['unchanged']} things looked at)."
     what = "1 change" if count == 1 else f"{count} changes" if count else "No change"
+    kept = "1 thing stays as it is" if answer["unchanged"] == 1 else f"{answer['unchanged']} things stay as they are"
     number = "the first version" if version is None else f"after version {version}"
-    return f"{what} at Stripe and API Management, {answer['unchanged']} things stay as they are; {number} (plan {answer['plan']})"
+    return f"{what} at Stripe and API Management, {kept}; {number} (plan {answer['plan']})"
 
 
 def _product(product: Mapping[str, Any], subscribers: Mapping[str, Any] | None) -> list[str]:

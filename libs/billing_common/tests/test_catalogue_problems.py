@@ -423,6 +423,7 @@ def test_what_is_broken_beside_a_broken_part_of_a_price_is_told_in_the_same_go()
     ("document", "words"),
     [
         (of(plan(), currency="usb"), 'Did you mean "usd"?'),
+        (of(plan(apis=["orders", "Orders"])), '$.products[0].apis[1]: the API "Orders" is named twice'),
         (of(plan(), version="1"), '"1" is not allowed. (allowed: 1, a number without quotes)'),
         (of(plan(id="p" * 65)), "is too long: 65 characters"),
         (of(plan(id="")), "the text is empty"),

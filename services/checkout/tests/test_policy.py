@@ -110,6 +110,14 @@ def test_what_a_person_added_is_kept_and_our_block_is_replaced() -> None:
     assert 'calls="5"' not in second
 
 
+def test_a_text_that_a_person_wrote_is_kept_to_the_letter() -> None:
+    body = "<set-body><![CDATA[<a>  &  </a>]]></set-body><!-- mine:  ä --><set-header name='x'><value>a  b </value></set-header>"
+    merged = policy.merge(f"<policies><outbound><base/>{body}</outbound></policies>", product())
+    for text in ("<![CDATA[<a>  &  </a>]]>", "<!-- mine:  ä -->", "<value>a  b </value>"):
+        assert text in merged
+    assert policy.same(merged, policy.merge(merged, product()))
+
+
 def test_merging_twice_changes_nothing() -> None:
     once = policy.merge(None, product())
     assert policy.same(once, policy.merge(once, product()))

@@ -7,6 +7,10 @@ from billing_common.catalogue_source import Path
 
 def check_gates(product: Product, path: Path, problems: Problems) -> None:
     """Note operations of an API that the product does not have, and operations that are named twice."""
+    lower = [api.lower() for api in product.apis]
+    for index, api in enumerate(lower):
+        if api in lower[:index]:
+            problems.add((*path, "apis", index), f'the API "{product.apis[index]}" is named twice', "each API once")
     for api, operations in product.operations.items():
         at = (*path, "operations", api)
         if api not in product.apis:

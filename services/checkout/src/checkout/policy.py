@@ -110,7 +110,7 @@ def _mark(text: str) -> str:
 
 
 def _parse(xml: str) -> Element:
-    parser = etree.XMLParser(resolve_entities=False, no_network=True, remove_blank_text=True, huge_tree=False)
+    parser = etree.XMLParser(resolve_entities=False, no_network=True, remove_blank_text=True, huge_tree=False, strip_cdata=False)
     try:
         root = etree.fromstring(xml.encode(), parser)
     except etree.XMLSyntaxError as error:
