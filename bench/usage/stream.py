@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 import asyncpg
@@ -15,69 +16,96 @@ from aiokafka.errors import GroupCoordinatorNotAvailableError
 
 from bench import machine
 from bench.usage.calls import Expected, make_calls, write_calls
-from bench.usage.stage import UsageStage, collector, usage_stage
+from bench.usage.stage import Process, UsageStage, collector, usage_stage
 from usage_collector.streams import SUBSCRIBERS, group_of
 
-ROUNDS, CALLS = 5, 400_000
+ROUNDS, CALLS = 5, 300_000
 WARM_SHARE = 0.1
 LOOK_SECONDS = 0.05
 
 
 def measure(runs: int | None, events: int | None) -> dict[str, Any]:
-    """`runs` is the number of rounds, `events` those of one; a round is one measurement of the collector between two of the limit."""
+    """`runs` is the number of rounds, `events` those of one; a round is one measurement of the collector between two limits."""
     return uvloop.run(_measure(runs or ROUNDS, events or CALLS))
 
 
 async def _measure(rounds: int, calls: int) -> dict[str, Any]:
     facts, expected = machine.facts(), Expected()
-    found, limits, memory = [], [], []
+    found: list[Round] = []
     async with usage_stage() as stage:
         for number in range(rounds):
             topic = await stage.add_topic(f"bench.calls.{number}")
             await write_calls(stage.bootstrap, topic, make_calls(number * calls, calls, expected))
-            if not limits:
-                limits.append(await _limit(stage, topic, calls))
+            limit, limit_cpu_us = await _limit(stage, topic, calls, "driver")
             async with collector(stage, {"CALLS_TOPIC": topic}) as process:
-                found.append(await _collected_per_second(stage, topic, calls))
-                memory.append(process.memory_mb())
+                rate, cpu_us = await _collected_per_second(stage, topic, calls, process)
                 await check_counts(stage.pool, expected)
-            limits.append(await _limit(stage, topic, calls))
-    shares = [100 * one / ((before + after) / 2) for one, before, after in zip(found, limits, limits[1:], strict=False)]
-    figures = {
-        "events_per_second": round(statistics.median(found)),
+                memory_mb = process.memory_mb()
+            fastest, _ = await _limit(stage, topic, calls, "own")
+            found.append(Round(rate, cpu_us, memory_mb, limit, limit_cpu_us, fastest))
+    return {
+        "machine": facts | {"load_after": machine.load()},
+        "limits": _limits(found),
+        "figures": {"stream to windows": _figures(found, calls)},
+    }
+
+
+@dataclass(frozen=True)
+class Round:
+    """The collector between both limits; rates in events a second, processor time of the Python process."""
+
+    rate: float
+    cpu_us: float
+    memory_mb: int
+    limit: float
+    limit_cpu_us: float
+    fastest: float
+
+
+def _limits(found: list[Round]) -> dict[str, int]:
+    return {
+        "consume, decode, COPY (events/s)": round(statistics.median(one.limit for one in found)),
+        "the same, rows encoded as the collector does (events/s)": round(statistics.median(one.fastest for one in found)),
+    }
+
+
+def _figures(found: list[Round], calls: int) -> dict[str, Any]:
+    shares = [100 * one.rate / one.limit for one in found]
+    return {
+        "events_per_second": round(statistics.median(one.rate for one in found)),
         "of_limit_percent": round(statistics.median(shares), 1),
         "lowest_percent": round(min(shares), 1),
         "highest_percent": round(max(shares), 1),
-        "best_events_per_second": round(max(found)),
-        "memory_mb": max(memory),
-        "rounds": rounds,
-        "calls": expected.sent,
+        "of_fastest_limit_percent": round(statistics.median(100 * one.rate / one.fastest for one in found), 1),
+        "best_events_per_second": round(max(one.rate for one in found)),
+        "cpu_us_per_event": round(statistics.median(one.cpu_us for one in found), 1),
+        "limit_cpu_us_per_event": round(statistics.median(one.limit_cpu_us for one in found), 1),
+        "memory_mb": max(one.memory_mb for one in found),
+        "memory_mb_by_round": [one.memory_mb for one in found],
+        "rounds": len(found),
+        "calls": calls * len(found),
         "target": "55 % of the limit, aim 100,000/s, below 250 MB",
     }
-    return {
-        "machine": facts | {"load_after": machine.load()},
-        "limits": {"consume, decode, COPY (events/s)": round(statistics.median(limits)), "best": round(max(limits))},
-        "figures": {"stream to windows": figures},
-    }
 
 
-async def _limit(stage: UsageStage, topic: str, calls: int) -> float:
+async def _limit(stage: UsageStage, topic: str, calls: int, way: str) -> tuple[float, float]:
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "bench.usage.limit", stage.bootstrap, stage.dsn, topic, str(calls), stdout=asyncio.subprocess.PIPE
+        sys.executable, "-m", "bench.usage.limit", stage.bootstrap, stage.dsn, topic, str(calls), way, stdout=asyncio.subprocess.PIPE
     )
     said, _ = await process.communicate()
     assert process.returncode == 0, "the limit was measured"
-    return float(said)
+    rate, cpu_us = said.split()
+    return float(rate), float(cpu_us)
 
 
-async def _collected_per_second(stage: UsageStage, topic: str, calls: int) -> float:
-    """Return calls a second, committed, from when all subscribers have partitions and some calls are done until all are."""
+async def _collected_per_second(stage: UsageStage, topic: str, calls: int, process: Process) -> tuple[float, float]:
+    """Return calls a second, committed, and processor time a call, from when all subscribers have partitions and some calls are done."""
     async with watching(stage.bootstrap, group_of(topic)) as group:
         started = await group.reach(calls * WARM_SHARE, members=SUBSCRIBERS)
-        started_at = time.perf_counter()
+        started_at, started_cpu = time.perf_counter(), process.cpu_seconds()
         assert started < calls * 0.7, "the rounds are long enough to be measured"
-        done = await group.reach(calls)
-        return (done - started) / (time.perf_counter() - started_at)
+        done = await group.reach(calls) - started
+        return done / (time.perf_counter() - started_at), 1e6 * (process.cpu_seconds() - started_cpu) / done
 
 
 class Group:

@@ -31,8 +31,10 @@ READ_AGE_SLACK = timedelta(days=7)  # what ingest accepted stays accepted while 
 def create_service(settings: Settings) -> Service:
     """Return the service, not started: a door for events, and unless `settings.collect` is off all that becomes of them."""
     elsewhere = bool(settings.calls_kafka_bootstrap_servers)
-    calls = streams.gateway_calls_router(settings.calls_topic, records_max=settings.batch_max)
-    routers = [handlers.router, streams.usage_recorded_router(), *([] if elsewhere else [calls])]
+    session_timeout_ms = settings.calls_kafka_session_timeout_ms if elsewhere else settings.session_timeout_ms
+    calls = streams.gateway_calls_router(settings.calls_topic, records_max=settings.batch_max, session_timeout_ms=session_timeout_ms)
+    recorded = streams.usage_recorded_router(session_timeout_ms=settings.session_timeout_ms)
+    routers = [handlers.router, recorded, *([] if elsewhere else [calls])]
     service = Service(SERVICE, settings, migrations=MIGRATIONS, routers=routers if settings.collect else [])
     assert service.public is not None
     service.public.add_middleware(IngestDoor, path=public_contract.PATH)

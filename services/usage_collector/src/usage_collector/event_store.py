@@ -1,29 +1,20 @@
 """Adding usage events with their windows: every query on that. A batch is looked up, copied and added up, each in one statement."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import date
 from itertools import chain
 from uuid import UUID
 
-import msgspec
-
 from billing_common.db import Connection
 from usage_collector import mark_store
-from usage_collector.metering import Verdict
+from usage_collector.event_rows import COLUMNS, Judged, copy_of
 from usage_collector.observing import Observation
 
-Judged = tuple[Observation, Verdict]
 Tally = dict[tuple[str, str, str], int]  # (origin, outcome, reason or "") -> events
-Windows = dict[tuple[int | None, str, date, int], tuple[int, int]]  # (segment id, meter id, day, hour) -> (quantity, events)
-NO_AMOUNT: tuple[str | None, int] = (None, 0)
+Windows = dict[tuple[int | None, str, int], tuple[int, int]]  # (segment id, meter id, hour since 1970) -> (quantity, events)
 NOTHING = (0, 0)
 EPOCH = date(1970, 1, 1).toordinal()
-
-COLUMNS = (
-    "day", "id", "at", "segment_id", "counted", "quantity", "status", "outcome", "origin", "source", "external_id", "sid", "method",
-    "template", "stated_meter", "meter_id", "reason", "properties",
-)  # fmt: skip
 
 KNOWN = "select id from usage_event where day = $1 and id = any($2::uuid[])"
 
@@ -43,8 +34,6 @@ order by 1, 2, 3
 on conflict (sid, day, origin) do update set events = d.events + excluded.events
 """
 
-_encode = msgspec.json.encode
-
 
 async def add_events(connection: Connection, judged: Sequence[Judged], repeated: Iterable[Observation] = ()) -> Tally:
     """Add the events that are new, with their windows; returns how many there were of each kind. Ids must differ within one call.
@@ -58,7 +47,7 @@ async def add_events(connection: Connection, judged: Sequence[Judged], repeated:
     known = await _known(connection, judged)
     fresh = [pair for pair in judged if pair[0].id not in known] if known else judged
     if fresh:
-        await connection.copy_records_to_table("usage_event", records=event_rows(sorted(fresh, key=_id_of)), columns=COLUMNS)
+        await connection.copy_to_table("usage_event", source=copy_of(fresh), columns=COLUMNS, format="binary")
     tally, windows = add_up(fresh)
     await _add_further_meters(connection, fresh)
     if held := [pair for pair in fresh if pair[1].outcome == "held"]:
@@ -69,11 +58,6 @@ async def add_events(connection: Connection, judged: Sequence[Judged], repeated:
         await mark_store.grow(connection, marked)
     await _count_duplicates(connection, chain(repeated, (one for one, _ in judged if one.id in known) if known else ()))
     return tally
-
-
-def _id_of(pair: Judged) -> bytes:
-    """Everybody adds in this order, so that two who add the same events do not wait for each other in a circle; it suits the index, too."""
-    return pair[0].id.bytes
 
 
 async def _known(connection: Connection, judged: Sequence[Judged]) -> set[UUID]:
@@ -87,32 +71,6 @@ async def _known(connection: Connection, judged: Sequence[Judged]) -> set[UUID]:
     return found
 
 
-def event_rows(judged: Iterable[Judged]) -> Iterator[tuple[object, ...]]:
-    """Yield the events as rows of `COLUMNS`. One by one: thousands of rows at once would keep the garbage collector busy."""
-    for one, verdict in judged:
-        meter_id, counted = verdict.amounts[0] if verdict.amounts else NO_AMOUNT
-        yield (
-            one.day,
-            one.id,
-            one.at,
-            verdict.segment_id,
-            counted,
-            one.quantity,
-            one.status,
-            verdict.outcome,
-            one.origin,
-            one.source,
-            one.external_id,
-            one.sid,
-            one.method,
-            one.template,
-            one.stated_meter,
-            meter_id,
-            verdict.reason,
-            _encode(one.properties).decode() if one.properties else None,
-        )
-
-
 def add_up(fresh: Iterable[Judged]) -> tuple[Tally, Windows]:
     """Return how many events there are of each kind, and what they add to which window."""
     tally: Tally = {}
@@ -122,21 +80,17 @@ def add_up(fresh: Iterable[Judged]) -> tuple[Tally, Windows]:
         tally[kind] = tally.get(kind, 0) + 1
         if verdict.outcome != "counted":
             continue
+        hour = (one.day.toordinal() - EPOCH) * 24 + one.at.hour
         for meter_id, amount in verdict.amounts:
-            key = verdict.segment_id, meter_id, one.day, one.at.hour
+            key = verdict.segment_id, meter_id, hour
             quantity, events = windows.get(key, NOTHING)
             windows[key] = quantity + amount, events + 1
     return tally, windows
 
 
 async def _add_further_meters(connection: Connection, fresh: Sequence[Judged]) -> None:
-    columns = further_meters(fresh)
-    if columns[0]:
-        await connection.execute(
-            "insert into usage_event_meter (day, id, meter_id, counted) "
-            "select * from unnest($1::date[], $2::uuid[], $3::text[], $4::bigint[])",
-            *columns,
-        )
+    if rows := further_meters(fresh):
+        await connection.copy_records_to_table("usage_event_meter", records=rows, columns=("day", "id", "meter_id", "counted"))
 
 
 async def _hold(connection: Connection, held: Sequence[Observation]) -> None:
@@ -163,17 +117,16 @@ async def _add_to_windows(connection: Connection, windows: Windows) -> None:
         await connection.execute(
             ADD_WINDOWS,
             [segment_id for segment_id, *_ in windows],
-            [meter_id for _, meter_id, *_ in windows],
-            [(day.toordinal() - EPOCH) * 24 + hour for *_, day, hour in windows],
+            [meter_id for _, meter_id, _ in windows],
+            [hour for *_, hour in windows],
             [quantity for quantity, _ in windows.values()],
             [events for _, events in windows.values()],
         )
 
 
-def further_meters(judged: Sequence[Judged]) -> list[list[object]]:
-    """Return day, id, meter and amount of the meters beyond the first, as columns."""
-    rows = [(o.day, o.id, meter_id, amount) for o, v in judged if len(v.amounts) > 1 for meter_id, amount in v.amounts[1:]]
-    return [list(column) for column in zip(*rows, strict=True)] if rows else [[], [], [], []]
+def further_meters(judged: Iterable[Judged]) -> list[tuple[date, UUID, str, int]]:
+    """Return day, id, meter and amount of the meters beyond the first."""
+    return [(o.day, o.id, meter_id, amount) for o, v in judged if len(v.amounts) > 1 for meter_id, amount in v.amounts[1:]]
 
 
 async def _count_duplicates(connection: Connection, seen: Iterable[Observation]) -> None:

@@ -11,7 +11,8 @@ import msgspec
 from billing_common.db import Connection
 from billing_common.events import NIL
 from usage_collector import event_store, mark_store
-from usage_collector.event_store import Judged, further_meters
+from usage_collector.event_rows import Judged
+from usage_collector.event_store import further_meters
 from usage_collector.observing import Observation
 
 # The windows of what `new` counted; `more` holds the further meters of events that have several.
@@ -93,7 +94,7 @@ select n.id from new n where n.outcome <> 'held'
 
 async def settle(connection: Connection, judged: Sequence[Judged]) -> int:
     """Move held events to what they have become; returns how many are held no longer."""
-    columns = [
+    columns: list[list[object]] = [
         [o.day for o, _ in judged],
         [o.id for o, _ in judged],
         [v.segment_id for _, v in judged],
@@ -106,7 +107,9 @@ async def settle(connection: Connection, judged: Sequence[Judged]) -> int:
     if marked:
         await mark_store.lock(connection, marked)
     await event_store.note_late(connection, judged)
-    settled = {row["id"] for row in await connection.fetch(SETTLE, *columns, *further_meters(judged))}
+    further = further_meters(judged)
+    columns += [[row[place] for row in further] for place in range(4)]
+    settled = {row["id"] for row in await connection.fetch(SETTLE, *columns)}
     if marked:
         await mark_store.grow(connection, [(one, verdict) for one, verdict in marked if one.id in settled])
     return len(settled)

@@ -1,5 +1,6 @@
 """What an event counts: the meters of its plan applied to one observation. Pure functions; the cache only saves time."""
 
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Literal, TypeVar
@@ -15,7 +16,9 @@ from usage_collector.observing import Observation
 Outcome = Literal["counted", "filtered", "rejected", "held"]
 Amounts = tuple[tuple[str, int], ...]  # (meter id, what is added)
 Shape = tuple[str, str | None, str | None, int | None, str | None]  # origin, method, template, status, stated meter
+Counting = Sequence[tuple[str, Meter]]  # meter id and meter, of those that count an event
 T = TypeVar("T")
+K = TypeVar("K", bound=Hashable)
 
 COUNTED_MAX = 10**15  # of one event: the sum of a window must fit into 64 bits
 STRIPE_TAKES = timedelta(days=35)  # the age of usage
@@ -104,7 +107,7 @@ class Rules:
         return tuple(marks)
 
     def _judge_once(self, seen: Observation, shape: Shape) -> tuple[Outcome, str | None, Amounts]:
-        if seen.origin not in {self.source, "correction"}:
+        if seen.origin != self.source and seen.origin != "correction":  # noqa: PLR1714 - a set would be made for every event
             return "filtered", "other_source", ()
         if seen.stated_meter is not None and seen.stated_meter not in self.meters:
             return "rejected", "unknown_meter", ()
@@ -113,12 +116,15 @@ class Rules:
         counting = self._counting.get(shape)
         if counting is None:
             counting = remember(self._counting, shape, self._meters_that_count(seen))
-        readable = [(name, meter) for name, meter in counting if not meter.has_state or readings.stated(meter, seen) is not None]
+        readable: Counting = counting
+        if self.with_state:
+            readable = [pair for pair in counting if not pair[1].has_state or readings.stated(pair[1], seen) is not None]
         if counting and not readable:
             return ("rejected", "missing_property", ()) if seen.stated_meter is not None else ("filtered", "no_property", ())
-        amounts = tuple((meter_id, readings.added(meter, seen)) for meter_id, meter in readable)
-        if any(amount > COUNTED_MAX for _, amount in amounts):
-            return "rejected", "quantity_too_large", ()
+        amounts = tuple([(meter_id, readings.added(meter, seen)) for meter_id, meter in readable])
+        for _, amount in amounts:
+            if amount > COUNTED_MAX:
+                return "rejected", "quantity_too_large", ()
         return ("counted", None, amounts) if amounts else ("filtered", _why_not(seen), ())
 
     def _meters_that_count(self, seen: Observation) -> tuple[tuple[str, Meter], ...]:
@@ -126,7 +132,7 @@ class Rules:
         return tuple((meter_id, meter) for meter_id, meter in meters.items() if readings.counts(meter, seen))
 
 
-def remember(cache: dict[Shape, T], shape: Shape, value: T) -> T:
+def remember(cache: dict[K, T], shape: K, value: T) -> T:
     """Keep a value, in a cache that starts anew when it is full: methods and templates come from outside."""
     if len(cache) >= REMEMBERED_MAX:
         cache.clear()

@@ -24,6 +24,13 @@ class Settings(ServiceSettings, ApimSettings):
     calls_kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "PLAIN"
     calls_kafka_sasl_username: str = "$ConnectionString"
     calls_kafka_sasl_password: SecretStr = SecretStr("")
+    calls_kafka_session_timeout_ms: int = Field(default=6000, ge=2000, le=60000, description="as SESSION_TIMEOUT_MS, where the calls live")
+    session_timeout_ms: int = Field(
+        default=3000,
+        ge=2000,
+        le=60000,
+        description="after so long a dead collector's streams are taken over; not below the broker's group.min.session.timeout.ms",
+    )
     batch_max: int = Field(default=5000, ge=1, le=20000, description="events in one transaction")
 
     event_age_max: timedelta = Field(default=35 * DAY, gt=timedelta(0), description="older events are refused: Stripe takes 35 days")

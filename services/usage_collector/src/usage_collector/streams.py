@@ -10,7 +10,7 @@ from faststream.kafka import KafkaMessage, KafkaRouter
 from billing_common.clock import BusinessClock
 from billing_common.dead_letters import park
 from billing_common.events import USAGE_RECORDED_TOPIC, InvalidEventError
-from billing_common.messaging import SESSION_TIMEOUT_MS, safe_headers
+from billing_common.messaging import safe_headers
 from usage_collector.collecting import Collector
 from usage_collector.decoding import decode_calls, decode_recorded
 from usage_collector.observing import Observation
@@ -40,7 +40,7 @@ async def look_at_first(records: Any, original: Callable[[Any], Any]) -> Any:
     return message
 
 
-def stream_router(topic: str, handler: Callable[..., Any], *, records_max: int) -> KafkaRouter:
+def stream_router(topic: str, handler: Callable[..., Any], *, records_max: int, session_timeout_ms: int) -> KafkaRouter:
     """Return a router on which `handler` is subscribed twice to the topic, in one group."""
     router = KafkaRouter()
     for _ in range(SUBSCRIBERS):
@@ -53,7 +53,7 @@ def stream_router(topic: str, handler: Callable[..., Any], *, records_max: int) 
             auto_offset_reset="earliest",
             parser=look_at_first,
             decoder=leave_raw,
-            session_timeout_ms=SESSION_TIMEOUT_MS,
+            session_timeout_ms=session_timeout_ms,
             heartbeat_interval_ms=HEARTBEAT_INTERVAL_MS,
             max_partition_fetch_bytes=PARTITION_FETCH_BYTES,
             title=group_of(topic),
@@ -90,9 +90,9 @@ async def _take(records: Any, decode: Decode, collector: Collector, producer: AI
         await park(producer, SERVICE, batch[place], error)
 
 
-def usage_recorded_router() -> KafkaRouter:
-    return stream_router(USAGE_RECORDED_TOPIC, on_usage_recorded, records_max=RECORDS_MAX)
+def usage_recorded_router(*, session_timeout_ms: int) -> KafkaRouter:
+    return stream_router(USAGE_RECORDED_TOPIC, on_usage_recorded, records_max=RECORDS_MAX, session_timeout_ms=session_timeout_ms)
 
 
-def gateway_calls_router(topic: str, *, records_max: int) -> KafkaRouter:
-    return stream_router(topic, on_gateway_calls, records_max=records_max)
+def gateway_calls_router(topic: str, *, records_max: int, session_timeout_ms: int) -> KafkaRouter:
+    return stream_router(topic, on_gateway_calls, records_max=records_max, session_timeout_ms=session_timeout_ms)
