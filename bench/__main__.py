@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import access, demo, footprint, rating
-from bench.usage import ingest, stream
+from bench.usage import growth, ingest, stream, takeover, visible
 
 RESULTS = Path(__file__).parent / "results"
 WARM: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
@@ -19,6 +19,9 @@ WARM: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
 USAGE: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "usage_stream": lambda asked: stream.measure(asked.runs, asked.events),
     "usage_ingest": lambda asked: ingest.measure(asked.runs),
+    "usage_visible": lambda asked: visible.measure(asked.runs, asked.events),
+    "usage_takeover": lambda asked: takeover.measure(asked.runs),
+    "usage_growth": lambda asked: growth.measure(asked.runs, asked.events),
 }
 ALL = WARM | USAGE
 

@@ -69,12 +69,12 @@ def make_calls(first: int, many: int, expected: Expected, *, subscriptions: int 
                 expected.quantities["traffic"] += size
 
 
-async def write_calls(bootstrap: str, topic: str, calls: Iterator[bytes]) -> None:
+async def write_calls(bootstrap: str, topic: str, calls: Iterator[bytes], *, first_partition: int = 0) -> None:
     """Write calls in full batches, partition after partition."""
     producer = AIOKafkaProducer(bootstrap_servers=bootstrap)
     await producer.start()
     try:
-        batch, sent = producer.create_batch(), 0
+        batch, sent = producer.create_batch(), first_partition
         for value in calls:
             if batch.append(key=None, value=value, timestamp=None) is None:
                 await (await producer.send_batch(batch, topic, partition=sent % PARTITIONS))
