@@ -27,6 +27,7 @@ SUBSCRIPTIONS = 100_000
 STORED = (1_000_000, 10_000_000)  # --events 100000000 adds a third step
 BATCH, WARM_BATCHES, BATCHES, ASKED = 5000, 20, 20, 11
 EVENTS_PER_WINDOW = 10
+TABLE = f"usage_event_{START:%Y%m%d}"
 ENDS = START + timedelta(days=20)
 SUBSCRIBE = """
 insert into subscription (subscription_id, account_id, started_at)
@@ -63,7 +64,8 @@ async def _measure(sizes: list[int]) -> dict[str, Any]:
         limits = {"postgres_commit_ms": round(await machine.postgres_commit_ms(stage.dsn), 2)}
         for size in sizes:
             await _load(stage.pool, size)
-            found[f"{size:,} stored"] = await _cost(stage)
+            bytes_stored = await _bytes_per_event(stage.pool, size)
+            found[f"{size:,} stored"] = await _cost(stage) | bytes_stored
     first, last = found[f"{sizes[0]:,} stored"], found[f"{sizes[-1]:,} stored"]
     growth = {name: round(last[name] / first[name], 2) for name in first}
     figures = found | {"last / first": growth | {"target": "at most 1.5 times"}}
@@ -72,7 +74,7 @@ async def _measure(sizes: list[int]) -> dict[str, Any]:
 
 async def _load(pool: asyncpg.Pool, stored: int) -> None:
     """Begin anew with so many stored events, a window for every ten of them, and all subscriptions."""
-    table, day = f"usage_event_{START:%Y%m%d}", START.date()
+    table, day = TABLE, START.date()
     partitions = await pool.fetch("select inhrelid::regclass::text as name from pg_inherits where inhparent = 'usage_event'::regclass")
     for row in partitions:
         await pool.execute(f"drop table {row['name']}")
@@ -95,6 +97,12 @@ async def _load(pool: asyncpg.Pool, stored: int) -> None:
         for name in (table, "usage_window", "segment", "subscription_key"):
             await connection.execute(f"vacuum analyze {name}", timeout=600)
         await connection.execute("checkpoint", timeout=600)
+
+
+async def _bytes_per_event(pool: asyncpg.Pool, stored: int) -> dict[str, float]:
+    whole = await pool.fetchval("select pg_total_relation_size($1::text::regclass)", TABLE)
+    index = await pool.fetchval("select pg_indexes_size($1::text::regclass)", TABLE)
+    return {"stored_bytes_per_event": round(whole / stored), "of_them_index": round(index / stored)}
 
 
 async def _cost(stage: UsageStage) -> dict[str, float]:

@@ -33,10 +33,9 @@ class Sent:
     latest_seconds: float = 0.0
 
 
-def measure(runs: int | None, events: int | None) -> dict[str, Any]:
-    """`runs` is ignored; `events` how many calls a second."""
-    del runs
-    return uvloop.run(_measure(events or RATE))
+def measure() -> dict[str, Any]:
+    """Send for `SECONDS` and compare."""
+    return uvloop.run(_measure(RATE))
 
 
 async def _measure(rate: int) -> dict[str, Any]:
