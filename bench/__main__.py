@@ -19,7 +19,7 @@ WARM: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
 USAGE: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "usage_stream": lambda asked: stream.measure(asked.runs, asked.events),
     "usage_ingest": lambda asked: ingest.measure(asked.runs),
-    "usage_visible": lambda asked: visible.measure(),
+    "usage_visible": lambda _asked: visible.measure(),
     "usage_takeover": lambda asked: takeover.measure(asked.runs),
     "usage_growth": lambda asked: growth.measure(asked.runs, asked.events),
 }
