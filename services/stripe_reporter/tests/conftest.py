@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -24,13 +25,17 @@ from billing_common.events import (
     UsageCollected,
     UsageSegmentClosed,
 )
-from billing_common.stripe_client import create_client
+from billing_common.stripe_client import client_of, create_client
+from sandbox_stripe.app import build
+from sandbox_stripe.service import open_sandbox
+from sandbox_stripe.settings import Settings as SandboxSettings
 from stripe_reporter import handlers
 from stripe_reporter.app import MIGRATIONS, NAME
 from stripe_reporter.sender import Sender, wall_now
 from stripe_reporter.settings import Settings
 from stripe_reporter.stripe_gateway import StripeGateway
 
+KEY = "sk_test_turnpike_sandbox"
 TABLES = (
     "subscription, catalogue, stripe_meter, usage_window, ledger, lane, segment, period_close, invoice, invoice_line, stripe_price, "
     "difference, reconciliation_run, inbox, outbox"
@@ -170,6 +175,18 @@ async def stripe() -> AsyncIterator[StripeStandIn]:
     await serving
 
 
+@pytest.fixture
+async def sandbox(tmp_path: Path) -> AsyncIterator[str]:
+    sandbox = open_sandbox(SandboxSettings(data_path=tmp_path / "stripe.sqlite3", api_key=SecretStr(KEY)))
+    server = uvicorn.Server(uvicorn.Config(build(sandbox), port=0, log_config=None, lifespan="on", timeout_graceful_shutdown=0))
+    serving = asyncio.create_task(server.serve())
+    while not server.started:
+        await asyncio.sleep(0.005)
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    server.should_exit = True
+    await serving
+
+
 @pytest.fixture(scope="session")
 async def database(postgres_dsn: str) -> AsyncIterator[str]:
     dsn = await testing.make_schema(postgres_dsn, NAME, MIGRATIONS)
@@ -209,7 +226,7 @@ def settings(database: str, stripe: StripeStandIn) -> Settings:
 @pytest.fixture
 async def gateway(settings: Settings) -> AsyncIterator[StripeGateway]:
     client, transport = create_client(settings)
-    yield StripeGateway(client)
+    yield StripeGateway(client, lambda token: client_of(settings, token, transport))
     await transport.close_async()
 
 

@@ -4,26 +4,22 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import asyncpg
 import httpx
 import pytest
-import uvicorn
 from pydantic import SecretStr
 
-from billing_common.stripe_client import create_client
-from sandbox_stripe.app import build
-from sandbox_stripe.service import open_sandbox
-from sandbox_stripe.settings import Settings as SandboxSettings
+from billing_common.stripe_client import client_of, create_client
 from stripe_reporter import ledger, store
 from stripe_reporter.domain import hour_of
 from stripe_reporter.sender import Sender
 from stripe_reporter.settings import Settings
 from stripe_reporter.stripe_gateway import StripeGateway
 
-KEY = "sk_test_turnpike_sandbox"
+from .conftest import KEY
+
 SILENT = {"kind": "drop_after_commit", "times": 1, "match": {"path_prefix": "/v1/billing/meter_events"}}
 LOST = {**SILENT, "kind": "drop"}
 BROKEN = {**SILENT, "kind": "status", "status": 500}
@@ -58,18 +54,6 @@ class World:
 
 
 @pytest.fixture
-async def sandbox(tmp_path: Path) -> AsyncIterator[str]:
-    sandbox = open_sandbox(SandboxSettings(data_path=tmp_path / "stripe.sqlite3", api_key=SecretStr(KEY)))
-    server = uvicorn.Server(uvicorn.Config(build(sandbox), port=0, log_config=None, lifespan="on", timeout_graceful_shutdown=0))
-    serving = asyncio.create_task(server.serve())
-    while not server.started:
-        await asyncio.sleep(0.005)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    server.should_exit = True
-    await serving
-
-
-@pytest.fixture
 async def world(sandbox: str, settings: Settings, pool: asyncpg.Pool, clock: Any, facts: Any) -> AsyncIterator[World]:
     settings = settings.model_copy(update={"stripe_api_base": sandbox, "stripe_api_key": SecretStr(KEY), "retry_max_seconds": 0.1})
     client, transport = create_client(settings)
@@ -84,7 +68,7 @@ async def world(sandbox: str, settings: Settings, pool: asyncpg.Pool, clock: Any
         await store.put_subscription(connection, facts.subscription(customer=customer.id))
         await store.put_window(connection, facts.usage(5, hour=hour), hour + timedelta(hours=1))
     async with httpx.AsyncClient(base_url=sandbox) as doors:
-        gateway = StripeGateway(client)
+        gateway = StripeGateway(client, lambda token: client_of(settings, token, transport))
         sender = Sender(pool, gateway, clock, settings, wake=asyncio.Event(), progress=lambda _: None)
         yield World(customer.id, meter.id, hour, gateway, doors, sender, client)
     await transport.close_async()

@@ -8,7 +8,7 @@ import httpx
 
 from billing_common.internal_auth import InternalAuth
 from billing_common.service import Service
-from billing_common.stripe_client import create_client
+from billing_common.stripe_client import client_of, create_client
 from stripe_reporter import handlers, hourly, routes, routes_explanation, routes_reconciliation, store
 from stripe_reporter.collector_gateway import CollectorGateway
 from stripe_reporter.reconciliation import Clocks
@@ -42,7 +42,7 @@ def create_service(settings: Settings) -> Service:
         service.on_stop(collector.aclose)
         auth = InternalAuth(settings.token_keys, caller=NAME, scopes=["usage:read", "usage:write"])
         service.share("collector", CollectorGateway(collector, auth))
-        stripe = service.share("stripe", StripeGateway(client))
+        stripe = service.share("stripe", StripeGateway(client, lambda token: client_of(settings, token, transport)))
         service.share("sender", Sender(service.pool, stripe, service.clock, settings, wake=wake, progress=progress))
 
     def stations() -> Stations:

@@ -12,6 +12,7 @@ from billing_common.events import derive_id
 HOUR = timedelta(hours=1)
 SAME_IDENTIFIER_FOR = timedelta(hours=23)  # Stripe keeps identifiers and idempotency keys for at least 24 h
 RETRY_FIRST_SECONDS = 0.5
+STREAM_ROWS_A_LANE = 4  # a summary of a lane replaces so many calls at least
 
 
 class Kind(Enum):
@@ -149,6 +150,20 @@ def divide(rows: Sequence[MeterEvent], now: datetime) -> Work:
     return Work(
         send=tuple(send), compare={hour: tuple(row for row in old if row.hour == hour) for hour in sorted(hours) if hour not in busy}
     )
+
+
+def stream_serves(rows: int, lanes: int, *, from_rows: int) -> bool:
+    """Say whether the v2 stream serves a backlog of so many new rows; `from_rows` 0 turns it off.
+
+    It takes 100 rows a call and gives no verdict. The verdict is a summary for each customer and meter after Stripe's lag, so a lane must
+    have several hours to send, and v1, whose answers are final, is the better way while it is done within a minute.
+    """
+    return 0 < from_rows <= rows and rows >= STREAM_ROWS_A_LANE * lanes
+
+
+def shown(rows: Sequence[MeterEvent], *, at_stripe: int, acknowledged: int) -> bool:
+    """Say whether Stripe's sum of an hour holds all these rows and nothing that is not known here."""
+    return at_stripe - acknowledged == sum(row.quantity for row in rows)
 
 
 def compare(rows: Sequence[MeterEvent], *, at_stripe: int, acknowledged: int) -> list[Found]:

@@ -8,11 +8,15 @@ from uuid import UUID
 
 from billing_common.db import Connection
 from billing_common.events import UsageRejected, UsageReported, derive_id
-from stripe_reporter.domain import HOUR, Answer, MeterEvent, Window, meter_event, remedy
+from stripe_reporter.domain import Answer, MeterEvent, Window, meter_event, remedy
 
 WINDOWS_AT_ONCE = 500
 ROWS_PER_LANE = 50
 OPEN = "state in ('intent', 'sent', 'unknown')"
+FIELDS = (
+    "l.identifier, l.window_id, l.stripe_customer_id, l.event_name, l.stripe_meter_id, l.event_time, l.revision, l.quantity, "
+    "l.failed_answers, l.first_sent_at"
+)
 
 
 @dataclass(frozen=True)
@@ -133,9 +137,10 @@ async def release_lanes(connection: Connection, *, owner: str) -> None:
 
 
 async def open_rows(connection: Connection, lane: Lane) -> list[MeterEvent]:
+    """Return the rows that go by v1; those on the stream wait for a summary."""
     rows = await connection.fetch(
-        "select identifier, window_id, stripe_customer_id, event_name, stripe_meter_id, event_time, revision, quantity, failed_answers, "  # noqa: S608 - a constant
-        f"first_sent_at from ledger where stripe_customer_id = $1 and event_name = $2 and {OPEN} order by created_at, identifier limit $3",
+        f"select {FIELDS} from ledger l where stripe_customer_id = $1 and event_name = $2 and {OPEN} and streamed_at is null "  # noqa: S608 - constants
+        "order by created_at, identifier limit $3",
         lane.stripe_customer_id,
         lane.event_name,
         ROWS_PER_LANE,
@@ -250,20 +255,6 @@ async def reopen_rejected(connection: Connection, subscription_id: str | None, w
     )
     await _open_lanes(connection, ((row["stripe_customer_id"], row["event_name"]) for row in rows), wall)
     return len(rows)
-
-
-async def hour_sums(connection: Connection, lane: Lane, hour: datetime) -> tuple[int, datetime | None]:
-    """Return what Stripe has acknowledged of one hour of a customer and meter, over all subscriptions, and when it last did."""
-    row = await connection.fetchrow(
-        "select coalesce(sum(credited), 0)::bigint as credited, max(answered_at) as answered_at from ledger "
-        "where stripe_customer_id = $1 and event_name = $2 and event_time >= $3 and event_time < $4 and state = 'acknowledged'",
-        lane.stripe_customer_id,
-        lane.event_name,
-        hour,
-        hour + HOUR,
-    )
-    assert row is not None  # an aggregate always has one row
-    return row["credited"], row["answered_at"]
 
 
 async def reconcile(connection: Connection, subscription_id: str, start: datetime, end: datetime) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from stripe_reporter.metrics import RATE
+from prometheus_client import Gauge
 
 INCREASE_PER_SECOND = 25.0
 SLOWEST = 1.0
@@ -15,13 +15,13 @@ HALVE_AT_MOST_EVERY_SECONDS = 1.0  # the answers of one burst are one signal
 class Limiter:
     """Additive increase, multiplicative decrease of the rate; a fixed bound of calls in flight."""
 
-    def __init__(self, *, start: float, fastest: float, concurrency: int) -> None:
+    def __init__(self, *, start: float, fastest: float, concurrency: int, gauge: Gauge) -> None:
         self.rate = min(start, fastest)
-        self._fastest = fastest
+        self._fastest, self._gauge = fastest, gauge
         self._slots = asyncio.Semaphore(concurrency)
         self._next = 0.0
         self._halved_at = float("-inf")
-        RATE.set(self.rate)
+        self._gauge.set(self.rate)
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
@@ -36,7 +36,7 @@ class Limiter:
 
     def answered(self) -> None:
         self.rate = min(self.rate + INCREASE_PER_SECOND / self.rate, self._fastest)
-        RATE.set(self.rate)
+        self._gauge.set(self.rate)
 
     def too_fast(self) -> None:
         now = time.monotonic()
@@ -45,4 +45,4 @@ class Limiter:
         self._halved_at = now
         self.rate = max(self.rate / 2, SLOWEST)
         self._next = max(self._next, now + 1 / self.rate)
-        RATE.set(self.rate)
+        self._gauge.set(self.rate)

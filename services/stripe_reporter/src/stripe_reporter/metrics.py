@@ -10,6 +10,10 @@ ANSWERS = Counter("turnpike_reporter_answers_total", "Stripe's answers to meter 
 REPORTED = Counter("turnpike_usage_reported_total", "Usage that Stripe acknowledged, in units of the meter")
 REPORTED_WINDOWS = Counter("turnpike_usage_reported_events_total", "Meter events that Stripe acknowledged")
 REJECTED = Counter("turnpike_usage_rejected_total", "Meter events that Stripe refused for good", ["code"])
+STREAMED = Counter("turnpike_reporter_streamed_total", "Meter events that Stripe's v2 stream took, without a verdict")
+STREAM_MISSING = Counter(
+    "turnpike_reporter_stream_unconfirmed_total", "Streamed meter events that Stripe's summary did not show, sent again one by one"
+)
 SEND_SECONDS = Histogram(
     "turnpike_reporter_send_seconds", "Time of one call to Stripe", buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20)
 )
@@ -17,6 +21,7 @@ OLDEST_UNREPORTED = Gauge(
     "turnpike_reporter_oldest_unreported_seconds", "Business age of the oldest usage that is due and not acknowledged"
 )
 RATE = Gauge("turnpike_reporter_calls_per_second", "Calls a second that the reporter allows itself now")
+READ_RATE = Gauge("turnpike_reporter_reads_per_second", "Summaries a second that the reporter allows itself to ask for now")
 STOPPED = Gauge("turnpike_reporter_stopped", "1 while Stripe refuses the key: nothing is sent")
 SEGMENTS_OPEN = Gauge("turnpike_reporter_segments_open", "Closed segments that are not settled", ["state"])
 SEGMENTS_MISMATCHED = Gauge(

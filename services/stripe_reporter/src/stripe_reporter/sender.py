@@ -14,12 +14,13 @@ import structlog
 
 from billing_common.clock import BusinessClock
 from billing_common.outbox import announce, announce_many
-from stripe_reporter import domain, ledger, metrics, store
+from stripe_reporter import domain, ledger, metrics, store, stream_ledger
+from stripe_reporter.comparing import Comparer, Sums
 from stripe_reporter.domain import Answer, Kind, MeterEvent
 from stripe_reporter.ledger import Lane
 from stripe_reporter.limiter import Limiter
 from stripe_reporter.settings import Settings
-from stripe_reporter.stripe_gateway import StripeUnavailableError
+from stripe_reporter.streaming import Stream, Streamer
 
 log = structlog.get_logger(__name__)
 LEASE_MARGIN_SECONDS = 5.0
@@ -28,12 +29,10 @@ GAUGES_EVERY_SECONDS = 5.0
 ACCEPT_AFTER_SECONDS = 1.0  # longest that Stripe's yes is only in memory
 
 
-class Stripe(Protocol):
+class Stripe(Stream, Sums, Protocol):
     """What the sender asks of Stripe."""
 
     async def send(self, event: MeterEvent) -> Answer: ...
-
-    async def sum(self, *, stripe_meter_id: str, stripe_customer_id: str, start: datetime, end: datetime) -> int: ...
 
 
 def wall_now() -> datetime:
@@ -58,11 +57,20 @@ class Sender:
         self._wake, self._progress = wake, progress
         self._owner = uuid4().hex
         self._limiter = Limiter(
-            start=settings.calls_per_second_start, fastest=settings.calls_per_second_max, concurrency=settings.concurrency_max
+            start=settings.calls_per_second_start,
+            fastest=settings.calls_per_second_max,
+            concurrency=settings.concurrency_max,
+            gauge=metrics.RATE,
         )
+        self._streamer = Streamer(pool, stripe, settings, self._owner)
+        self._lag = timedelta(seconds=settings.summary_lag_seconds)
+        self._comparer = Comparer(pool, stripe, clock, settings, wall_now=self._wall, progress=progress)
         self._stopped_until = float("-inf")
         self._gauges_at = float("-inf")
         self.wall_now = wall_now
+
+    def _wall(self) -> datetime:
+        return self.wall_now()
 
     async def run(self) -> None:
         """Work until cancelled; after a quiet round rest until a hint, a jump of the clock or the next poll."""
@@ -77,7 +85,7 @@ class Sender:
 
     async def round(self) -> int:
         """Do what can be done now once; returns how many things moved."""
-        return await self._plan() + await self._send() + await self._settle()
+        return await self._plan() + await self._stream() + await self._send() + await self._settle()
 
     async def _rest(self) -> None:
         hint = asyncio.ensure_future(self._wake.wait())
@@ -99,6 +107,18 @@ class Sender:
             return planned
 
     # --- sending ------------------------------------------------------------------------------------------------------------
+
+    async def _stream(self) -> int:
+        if self._stopped_until > 0:
+            return 0  # after a refused key one call by v1 tries first
+        answers = await self._streamer.round(self.wall_now())
+        if any(answer.kind is Kind.KEY_REFUSED for answer in answers):
+            self._stop()
+        return len(answers)
+
+    def _stop(self) -> None:
+        self._stopped_until = time.monotonic() + self._settings.stopped_retry_seconds
+        metrics.STOPPED.set(1)
 
     async def _send(self) -> int:
         if time.monotonic() < self._stopped_until:
@@ -124,11 +144,15 @@ class Sender:
         async with self._pool.acquire() as connection, connection.transaction():
             work = domain.divide(await ledger.open_rows(connection, lane), wall)
             await ledger.mark_sent(connection, work.send, wall)
+            streamed = await stream_ledger.due(connection, lane, wall - self._lag)
         moved, failed = await self._send_rows(work.send, lease_end)
         waits = False
         if not failed and work.compare:
-            moved_more, failed = await self._compare(lane, work.compare)
+            moved_more, failed = await self._comparer.compare(lane, work.compare)
             moved, waits = moved + moved_more, moved_more == 0
+        if not failed and streamed:
+            moved_more, failed = await self._comparer.confirm(lane, streamed)
+            moved += moved_more
         failures = (lane.failures + 1 if moved == 0 else 1) if failed else 0  # a lane that gets on is only held up, not down
         await self._release(lane, failures=failures, waits=waits)
         return moved
@@ -190,8 +214,7 @@ class Sender:
         metrics.ANSWERS.labels(answer.kind.value).inc()
         log.warning("meter event not taken", identifier=str(event.identifier), answer=answer.kind.value, code=answer.code)
         if answer.kind is Kind.KEY_REFUSED:
-            self._stopped_until = time.monotonic() + self._settings.stopped_retry_seconds
-            metrics.STOPPED.set(1)
+            self._stop()
         elif answer.kind is Kind.TOO_FAST:
             self._limiter.too_fast()
         elif answer.kind is Kind.REJECTED:
@@ -215,48 +238,9 @@ class Sender:
         elif waits:
             pause = COMPARE_AGAIN
         async with self._pool.acquire() as connection, connection.transaction():
+            first = await stream_ledger.next_due(connection, lane)
+            pause = max(pause, first + self._lag - wall) if first is not None else pause
             await ledger.release_lane(connection, lane, owner=self._owner, failures=failures, retry_at=wall + pause)
-
-    # --- rows whose identifier Stripe may have forgotten ------------------------------------------------------------------------
-
-    async def _compare(self, lane: Lane, hours: domain.Hours) -> tuple[int, bool]:
-        """Compare each hour with Stripe's own sum; returns rows resolved, and whether Stripe failed to answer."""
-        moved = 0
-        for hour, rows in hours.items():
-            async with self._pool.acquire() as connection:
-                acknowledged, last = await ledger.hour_sums(connection, lane, hour)
-            lag = timedelta(seconds=self._settings.summary_lag_seconds)
-            if last is not None and self.wall_now() - last < lag:
-                continue  # Stripe's sum may not hold yet what it acknowledged a moment ago
-            try:
-                async with self._limiter.turn():
-                    at_stripe = await self._stripe.sum(
-                        stripe_meter_id=rows[0].stripe_meter_id,
-                        stripe_customer_id=lane.stripe_customer_id,
-                        start=hour,
-                        end=hour + domain.HOUR,
-                    )
-            except StripeUnavailableError as error:
-                log.warning("meter summary not read", reason=str(error))
-                return moved, True
-            await self._resolve(domain.compare(rows, at_stripe=at_stripe, acknowledged=acknowledged))
-            moved += len(rows)
-        return moved, False
-
-    async def _resolve(self, findings: list[domain.Found]) -> None:
-        wall, now = self.wall_now(), self._clock.now()
-        self._progress(len(findings))
-        async with self._pool.acquire() as connection, connection.transaction():
-            for found in findings:
-                answer = Answer(Kind.ACKNOWLEDGED, note="compared with Stripe's summary", credited=found.credited)
-                reported = await ledger.acknowledge(connection, [(found.row, answer)], wall=wall, now=now)
-                if not reported:
-                    continue
-                if found.rest is not None:
-                    await ledger.add_intents(connection, [found.rest], wall)
-                if found.credited:
-                    await announce_many(connection, reported)
-        log.info("old meter events compared with Stripe", rows=len(findings), missing=sum(f.rest is not None for f in findings))
 
     # --- closed segments and periods ----------------------------------------------------------------------------------------------
 

@@ -1,8 +1,11 @@
 """Stripe: send one meter event, read a meter's sums. No other file imports its SDK."""
 
+import asyncio
 import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Literal
+from typing import Any, Literal
 
 import stripe
 
@@ -10,17 +13,32 @@ from stripe_reporter.domain import Answer, Kind, MeterEvent
 
 DUPLICATE = "already exists with identifier"  # Stripe has no code for it
 PAGE = 100
+SESSION_MARGIN = timedelta(minutes=1)
 
 
 class StripeUnavailableError(Exception):
-    """Stripe did not answer a question; ask again later."""
+    """Stripe did not answer a question; ask again later, and less often when it was `too_fast`."""
+
+    def __init__(self, error: stripe.StripeError) -> None:
+        super().__init__(f"{type(error).__name__} {_code(error) or error.http_status or ''}".strip())
+        self.too_fast = isinstance(error, stripe.RateLimitError)
+
+
+@dataclass(frozen=True)
+class _Session:
+    """A token for the v2 stream, good for 15 minutes, and the client that was made of it."""
+
+    client: stripe.StripeClient
+    expires_at: datetime
 
 
 class StripeGateway:
-    """Speaks to Stripe with one client, bound to the running event loop."""
+    """Speaks to Stripe with one client, bound to the running event loop; `of_token` makes the one of a session of the v2 stream."""
 
-    def __init__(self, client: stripe.StripeClient) -> None:
-        self._client = client
+    def __init__(self, client: stripe.StripeClient, of_token: Callable[[str], stripe.StripeClient]) -> None:
+        self._client, self._of_token = client, of_token
+        self._session: _Session | None = None
+        self._opening = asyncio.Lock()
 
     async def send(self, event: MeterEvent) -> Answer:
         """Send one meter event, once: the ledger repeats it, under the same identifier, not the SDK."""
@@ -39,6 +57,45 @@ class StripeGateway:
         response = answer.last_response
         return Answer(Kind.ACKNOWLEDGED, request_id=response.request_id if response else None)
 
+    async def stream(self, events: Sequence[MeterEvent]) -> Answer:
+        """Send up to 100 meter events through the v2 stream. ACKNOWLEDGED means received: what is wrong with one is not said here."""
+        body: Any = {
+            "events": [
+                {
+                    "event_name": event.event_name,
+                    "identifier": str(event.identifier),
+                    "timestamp": event.event_time.astimezone(UTC).isoformat().replace("+00:00", "Z"),
+                    "payload": {"stripe_customer_id": event.stripe_customer_id, "value": str(event.quantity)},
+                }
+                for event in events
+            ]
+        }
+        try:
+            for renewed in (False, True):
+                session = await self._stream_session()
+                try:
+                    await session.client.v2.billing.meter_event_stream.create_async(body, {"max_network_retries": 0})
+                    return Answer(Kind.ACKNOWLEDGED)
+                except (stripe.TemporarySessionExpiredError, stripe.AuthenticationError):
+                    if renewed:
+                        raise
+                    self._forget(session)
+        except stripe.StripeError as error:
+            return read_error(error)
+        raise AssertionError("either returned or raised")
+
+    async def _stream_session(self) -> _Session:
+        async with self._opening:
+            if self._session is None or self._session.expires_at - SESSION_MARGIN <= datetime.now(UTC):
+                made = await self._client.v2.billing.meter_event_session.create_async()
+                expires_at = datetime.fromisoformat(str(made.expires_at))
+                self._session = _Session(self._of_token(made.authentication_token), expires_at)
+            return self._session
+
+    def _forget(self, session: _Session) -> None:
+        if self._session is session:  # another call may have renewed it already
+            self._session = None
+
     async def sum(self, *, stripe_meter_id: str, stripe_customer_id: str, start: datetime, end: datetime) -> int:
         """Return what a meter has summed for a customer in [start, end), both on full minutes. It may lag behind."""
         total = 0.0
@@ -55,7 +112,7 @@ class StripeGateway:
             async for row in page.auto_paging_iter():
                 total += row.aggregated_value
         except stripe.StripeError as error:
-            raise StripeUnavailableError(f"{type(error).__name__} {_code(error) or error.http_status or ''}".strip()) from error
+            raise StripeUnavailableError(error) from error
         return round(total)
 
     async def sums(
@@ -77,7 +134,7 @@ class StripeGateway:
             async for row in page.auto_paging_iter():
                 found[datetime.fromtimestamp(row.start_time, UTC)] = round(row.aggregated_value)
         except stripe.StripeError as error:
-            raise StripeUnavailableError(f"{type(error).__name__} {_code(error) or error.http_status or ''}".strip()) from error
+            raise StripeUnavailableError(error) from error
         return found
 
 
