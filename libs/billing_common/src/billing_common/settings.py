@@ -76,7 +76,7 @@ class StripeSettings(ContainerSettings):
 
     stripe_api_key: SecretStr = Field(description="a restricted key, rk_..., with this service's permissions: docs/how-to/deploy.md")
     stripe_api_base: str | None = Field(default=None, description="the sandbox; Stripe itself when absent")
-    stripe_meter_events_base: str | None = Field(default=None, description="where the v2 stream is; STRIPE_API_BASE or Stripe itself when absent")
+    stripe_meter_events_base: str | None = Field(default=None, description="of the v2 stream; STRIPE_API_BASE when absent")
     stripe_timeout_seconds: float = Field(default=20, gt=0)
 
 
