@@ -128,8 +128,8 @@ async def test_a_downgrade_with_the_period_leaves_each_period_wholly_on_its_plan
     assert (await world.stripe.client.v1.subscriptions.retrieve_async(customer.stripe_id)).schedule is None
 
 
-def with_standard_at(base: str) -> dict[str, Any]:
-    document = deepcopy(models())
+def with_standard_at(base: str, sold: dict[str, Any]) -> dict[str, Any]:
+    document = deepcopy(sold)
     next(one for one in document["products"] if one["id"] == "standard")["price"]["base"] = base
     return document
 
@@ -148,7 +148,8 @@ async def test_subscribers_move_to_new_prices_with_the_next_period_and_at_once(w
     customer = await world.join("standard")
     key = customer.person.key
     await customer.person.call_many(world.http, 25)
-    dearer, cheaper = with_standard_at("99.95"), with_standard_at("79.95")
+    sold = await world.catalogue()
+    dearer, cheaper = with_standard_at("99.95", sold), with_standard_at("79.95", sold)
     try:
         await migrate(world, customer, dearer, "next-period")
         before = customer.person.calls[200]
@@ -175,14 +176,15 @@ async def test_subscribers_move_to_new_prices_with_the_next_period_and_at_once(w
         rows = (await world.doors.ask("checkout", "GET", "/v1/migrations"))["migrations"]
         assert {row["state"] for row in rows if row["subscription_id"] == customer.subscription_id} == {"done"}
     finally:
-        await world.doors.ask("checkout", "POST", "/v1/catalogue/apply", body=models())
+        await world.doors.ask("checkout", "POST", "/v1/catalogue/apply", body=sold)
         await world.clock.settle()
 
 
 async def test_who_changes_the_plan_himself_is_not_moved_to_new_prices_and_who_takes_it_back_is(world: World) -> None:
     leaver, stayer = await world.join("standard"), await world.join("standard")
     keys = [customer.person.key for customer in (leaver, stayer)]
-    dearer = with_standard_at("99.95")
+    sold = await world.catalogue()
+    dearer = with_standard_at("99.95", sold)
     try:
         await migrate(world, leaver, dearer, "next-period")
         for customer in (leaver, stayer):
@@ -216,5 +218,5 @@ async def test_who_changes_the_plan_himself_is_not_moved_to_new_prices_and_who_t
         assert [one[1:] for one in found if one[0] == leaver.subscription_id] == [("withdrawn", "replaced")]
         assert [one[1:] for one in found if one[0] == stayer.subscription_id] == [("done", None), ("withdrawn", "replaced")]
     finally:
-        await world.doors.ask("checkout", "POST", "/v1/catalogue/apply", body=models())
+        await world.doors.ask("checkout", "POST", "/v1/catalogue/apply", body=sold)
         await world.clock.settle()

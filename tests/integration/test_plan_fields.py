@@ -11,9 +11,7 @@ import pytest
 from typer.testing import CliRunner
 from whole_system import Customer, World, eventually
 
-from embedded_servers import places
 from turnpike_cli.__main__ import app
-from turnpike_cli.catalogue_commands import MODELS_FILE
 from turnpike_cli.story.people import CARD_THAT_FAILS_LATER, GOOD_CARD, KEY_HEADER, secret_of
 
 pytestmark = pytest.mark.timeout(420)
@@ -24,7 +22,7 @@ CALL = 7  # cents, of all plans here that charge single calls
 @pytest.fixture(scope="module")
 async def shop(world: World) -> World:
     """The stack, with the plans of this file on sale."""
-    document = json.loads((places.checkout() / MODELS_FILE).read_text())
+    document = await world.catalogue()
     document["products"] += json.loads(PRODUCTS.read_text())["products"]
     await world.doors.ask("checkout", "POST", "/v1/catalogue/apply", body=document)
     await world.clock.settle()

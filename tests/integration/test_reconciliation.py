@@ -13,9 +13,6 @@ import asyncpg
 import pytest
 from whole_system import Customer, World, eventually
 
-from embedded_servers import places
-from turnpike_cli.catalogue_commands import MODELS_FILE
-
 pytestmark = pytest.mark.timeout(300)
 DIFFERENT = 2
 
@@ -58,7 +55,7 @@ async def tables_of(world: World, service: str) -> AsyncIterator[asyncpg.Connect
 @asynccontextmanager
 async def held_late_usage(world: World) -> AsyncIterator[None]:
     """Sell enterprise as before, but keep late usage for a person; afterwards it is sold as before again."""
-    document = json.loads((places.checkout() / MODELS_FILE).read_text())
+    document = await world.catalogue()
     changed = deepcopy(document)
     for product in changed["products"]:
         if product["id"] == "enterprise":

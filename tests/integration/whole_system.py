@@ -189,6 +189,11 @@ class World:
         answer = await self.doors.ask("subscription_enforcer", "GET", f"/v1/access/{customer.subscription_id}")
         return sorted((change["revision"], change["access"], change["reason"]) for change in answer["changes"])
 
+    async def catalogue(self) -> dict[str, Any]:
+        """Return the catalogue that is applied now: tests of other files have added what they sell."""
+        document: dict[str, Any] = (await self.doors.ask("checkout", "GET", "/v1/catalogue"))["document"]
+        return document
+
     # --- time --------------------------------------------------------------------------------------------------------------
 
     async def next_month(self) -> datetime:

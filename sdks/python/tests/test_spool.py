@@ -94,7 +94,8 @@ import asyncio, os, sys
 from turnpike_asgi import Call, Options, Recorder
 call = Call({}, "GET", "/", 200, 0, 0, 1)
 folder = sys.argv[1]
-options = {"url": "http://127.0.0.1:9", "key": "k", "source": "/s", "spool_folder": folder, "shutdown_seconds": 0.2}
+options = {"url": "http://127.0.0.1:9", "key": "k", "source": "/s", "spool_folder": folder}
+options |= {"wait_seconds": 30, "shutdown_seconds": 0.2}
 recorder = Recorder(Options(subject=lambda _: "sub-1", **options))
 asyncio.run(recorder.record(call))
 child = os.fork()
