@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -32,6 +32,7 @@ class Sender:
     source: str
     key: str
     since: datetime
+    again: Counter[str] = field(default_factory=Counter)
 
     def event(self, number: int, **fields: Any) -> dict[str, Any]:
         basic = {"specversion": "1.0", "id": f"e-{number}", "source": self.source, "type": "turnpike.usage"}
@@ -41,7 +42,12 @@ class Sender:
     async def post(self, body: bytes | dict[str, Any] | list[Any], kind: str = BATCH, **headers: str) -> httpx.Response:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         given = {"authorization": f"Bearer {self.key}", "content-type": kind, **headers}
-        return await self.client.post("/v1/events", content=content, headers=given)
+        while True:
+            try:
+                return await self.client.post("/v1/events", content=content, headers=given)
+            except httpx.TransportError:  # a connection that was closed while it was idle: sent again, as any sender does
+                self.again["after a transport error"] += 1
+                assert self.again.total() < CONNECTIONS, self.again
 
 
 @asynccontextmanager
@@ -71,7 +77,10 @@ async def test_an_event_from_32_connections_at_once_is_counted_once(world: World
             answers = await asyncio.gather(*(one.post(event, SINGLE) for _ in range(CONNECTIONS)))
             assert {answer.status_code for answer in answers} == {202}
         await world.clock.settle()
-        assert await received(world, one) == {"received": ROUNDS, "duplicates": ROUNDS * (CONNECTIONS - 1), "counted": ROUNDS}
+        found = await received(world, one)
+        repeats = ROUNDS * (CONNECTIONS - 1)
+        assert repeats <= found.pop("duplicates") <= repeats + one.again.total()
+        assert found == {"received": ROUNDS, "counted": ROUNDS}
 
 
 def corpus(one: Sender) -> dict[str, tuple[bytes, dict[str, str], int]]:
@@ -139,7 +148,9 @@ async def test_bad_input_is_refused_while_good_usage_goes_on_in_constant_memory(
         assert wrong == {}
         assert most - before < GROWTH_MAX, f"{(most - before) / MEGABYTE:.0f} MB more"
         await world.clock.settle()
-        assert await received(world, one) == {"received": ROUNDS, "duplicates": 0, "counted": ROUNDS}
+        found = await received(world, one)
+        assert found.pop("duplicates") <= one.again.total()
+        assert found == {"received": ROUNDS, "counted": ROUNDS}
         params = {"subscription_id": one.customer.subscription_id}
         listed = await world.doors.ask("usage_collector", "GET", "/v1/rejected", params=params)
         reasons = {row["reason"] for row in listed["at_the_door"]}
