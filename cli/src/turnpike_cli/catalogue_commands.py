@@ -88,7 +88,8 @@ def quote(
     try:
         answer = quoting.quote(read_catalogue(file), asked, now=datetime.now(UTC))
     except quoting.QuoteError as error:
-        raise CommandError(f"{str(error)[0].upper()}{str(error)[1:]}.") from error
+        text = f"{str(error)[0].upper()}{str(error)[1:]}"
+        raise CommandError(text if text.endswith("?") else f"{text}.") from error
     if as_json:
         print_json(answer.public())
     else:

@@ -170,3 +170,18 @@ def test_the_ranges_of_every_example_hold_where_they_begin_and_end(file: Path) -
         for one in cheapest_ranges(catalogue, asked, meters[0], 1_000_000):
             assert _best(catalogue, asked.along(meters[0], one.first)) is one.product
             assert _best(catalogue, asked.along(meters[0], one.last)) is one.product
+
+
+@pytest.mark.parametrize("end", [100_000_000, 150_000_000, 200_000_000, 2_000_000_000_000])
+def test_no_range_is_told_that_is_not_true_at_each_of_its_packages(catalogue: Catalogue, end: int) -> None:
+    """With more packages than are looked at one by one there are no ranges, instead of ranges between some of their ends."""
+    asked = Question((("calls", 0),), "usd")
+    ranges = cheapest_ranges(catalogue, asked, "calls", end)
+    assert bool(ranges) == (end <= 100_000_000)
+    for one in ranges:
+        first_package = -(-one.first // 1_500_000) * 1_500_000
+        for place in (one.first, one.last, *range(first_package, one.last, 1_500_000)):
+            costs = [cost_of(catalogue, product, asked.along("calls", place)) for product in catalogue.products]
+            best = cheapest(costs)
+            assert best is not None
+            assert best.product == one.product, place

@@ -22,6 +22,7 @@ class Curve:
     points: tuple[tuple[int, int], ...]  # (usage in a month, total in minor units)
     ends_early: bool = False  # the plan stops at the last point
     smoothed: int = 0  # size of blocks that are too small to draw: the line goes through the ends of some
+    complete: bool = True  # every bend and jump is a point: between two points it is straight, and not only drawn so
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class _Edges:
     exact: frozenset[int]
     ends: frozenset[int] = frozenset()
     smoothed: int = 0
+    complete: bool = True
 
 
 def curve(catalogue: Catalogue, product: Product, asked: Question, meter_id: str, end: int) -> Curve | None:
@@ -66,7 +68,7 @@ def curve(catalogue: Catalogue, product: Product, asked: Question, meter_id: str
     for low, high in pairwise(list(inside)):
         inside += [place for edge in _changes(lambda x: _limits_met(cost(x)), low, high) for place in (edge, edge + 1)]
     points = tuple((place, cost(place).total_minor or 0) for place in sorted(set(inside)))
-    return Curve(product.id, points, ends_early=last < end, smoothed=edges.smoothed)
+    return Curve(product.id, points, ends_early=last < end, smoothed=edges.smoothed, complete=edges.complete)
 
 
 def _affordable(catalogue: Catalogue, products: Sequence[Product], currency: str) -> int:
@@ -92,7 +94,8 @@ def _edges(catalogue: Catalogue, product: Product, currency: str, meter_id: str,
     for usage in price.usage if price else ():
         if usage.meter == meter_id:
             exact.update(entry.up_to for entry in slices_of(usage) if entry.up_to is not None and entry.up_to <= end)
-    return _Edges(frozenset(_apart(sorted(exact), end, min(EDGES_MAX, at_most))), frozenset(ends), smoothed)
+    kept = _apart(sorted(exact), end, min(EDGES_MAX, at_most))
+    return _Edges(frozenset(kept), frozenset(ends), smoothed, complete=not smoothed and len(kept) == len(exact))
 
 
 def _blocks(catalogue: Catalogue, product: Product, currency: str, meter_id: str) -> Iterator[tuple[int, int]]:
@@ -135,9 +138,14 @@ def _changes(value: Callable[[int], Hashable], low: int, high: int) -> Iterator[
 
 
 def cheapest_ranges(catalogue: Catalogue, asked: Question, meter_id: str, end: int) -> list[Range]:
-    """Return from where to where each plan costs least, from 0 to `end`; nothing where that would take too long to find out."""
+    """Return from where to where each plan costs least, from 0 to `end`.
+
+    Nothing where that would take too long to find out, or where a plan has more blocks or tiers than can be looked at one by one.
+    """
     products = products_for(catalogue, asked.interval)
     curves = [line for product in products if (line := curve(catalogue, product, asked, meter_id, end)) is not None]
+    if not all(line.complete for line in curves):
+        return []
     places = {0, end, *(place for line in curves for place, _ in line.points)}
     limits = [limit for product in products for limit in (ceiling(product, meter_id), capacity(catalogue, product, meter_id))]
     places |= {place for limit in limits if limit is not None for place in (limit, limit + 1) if place <= end}
