@@ -95,6 +95,7 @@ async def backlog(sandbox: str, settings: Settings, pool: asyncpg.Pool, clock: A
 
 async def test_a_backlog_is_streamed_and_acknowledged_when_the_summary_shows_it(backlog: Backlog, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streaming, "EVENTS_A_CALL", 10)
+    monkeypatch.setattr(ledger, "WINDOWS_AT_ONCE", 5)  # a backlog is larger than what is planned in one transaction
     for path in (STREAM, SINGLE):
         await backlog.fault("delay", path, seconds=0.001)
     await backlog.round()

@@ -99,6 +99,15 @@ class Sender:
                     await task
 
     async def _plan(self) -> int:
+        """Plan what is due: a portion a round, and a backlog as a whole, so that it is seen how large it is."""
+        planned = 0
+        while True:
+            portion = await self._plan_portion()
+            planned += portion
+            if portion < ledger.WINDOWS_AT_ONCE or planned >= self._settings.stream_from_rows:
+                return planned
+
+    async def _plan_portion(self) -> int:
         now = self._clock.now()
         async with self._pool.acquire() as connection, connection.transaction():
             await store.pull_closed(connection, now)
