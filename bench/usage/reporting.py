@@ -38,6 +38,7 @@ EVENT_NAME = "turnpike_payg_calls"
 API_KEY = "sk_test_turnpike_sandbox"
 LIVE_LIMITS = {"RATE_LIMIT_PER_SECOND": "100", "RATE_LIMIT_METER_EVENTS_PER_SECOND": "1000"}
 SECONDS_MAX = 600.0
+CUSTOMER_PAUSE_SECONDS = 0.0125  # the general limit is 100 calls a second
 PROBE_CALLS, PROBE_AT_ONCE = 600, 16
 WAYS = {"v1, one row a call": 0, "v2 stream, confirmed by summaries": 1000}
 
@@ -144,7 +145,10 @@ async def _windows(pool: asyncpg.Pool, client: stripe.StripeClient, start: datet
     meter = await client.v1.billing.meters.create_async(
         {"display_name": "Calls", "event_name": EVENT_NAME, "default_aggregation": {"formula": "sum"}}
     )
-    customers = [(await client.v1.customers.create_async({})).id for _ in range(subscriptions)]
+    customers = []
+    for _ in range(subscriptions):
+        customers.append((await client.v1.customers.create_async({})).id)
+        await asyncio.sleep(CUSTOMER_PAUSE_SECONDS)
     async with pool.acquire() as connection, connection.transaction():
         await store.put_meters(connection, 1, [("payg", "calls", meter.id, EVENT_NAME)])
         for number, customer in enumerate(customers):
