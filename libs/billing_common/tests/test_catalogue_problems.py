@@ -261,6 +261,13 @@ KINDS: dict[str, tuple[dict[str, Any], str, str, str, str]] = {
         "volume discounts",
         '"discounts"',
     ),
+    "volume discounts with a gap of one": (
+        of(plan(model="VolumeDiscount", price=usage(discounts="0-100k standard, 100002-1M 5 % off, above 6 % off"))),
+        "$.products[0].price.usage[0].discounts",
+        "begins at 100,002, but the part before it ends at 100,000",
+        "volume discounts",
+        '"discounts"',
+    ),
     "a least spend above the most": (
         of(plan(price={"minimum": "9", "maximum": "5"} | usage())),
         "$.products[0].price.minimum",
