@@ -31,6 +31,12 @@ def test_a_subscription_that_begins_with_free_days_owes_nothing_for_them() -> No
     assert [(line["component"], line["amount_minor"]) for line in answer["lines"]] == [("trial", 0)]
 
 
+def test_a_trial_that_is_cancelled_is_free_until_then() -> None:
+    end = START + timedelta(days=5)
+    answer = quote(TRIAL, Question("pro", {}, 12_000, start=START, end=end), now=NOW)
+    assert (answer.rated.total_minor, answer.trial_end) == (0, end)
+
+
 def test_an_end_within_the_period_shortens_the_usage_and_gives_no_fee_back() -> None:
     whole, cut = (quote(SEVEN, Question("standard", {}, 128_000, START, end), now=NOW).rated for end in (None, START + timedelta(days=3)))
     assert whole.total_minor == cut.total_minor

@@ -66,9 +66,10 @@ def quote(catalogue: Catalogue, asked: Question, *, now: datetime) -> Quote:
     ended_at = _end(asked.end, start, period)
     facts = Facts(started_at=start, ended_at=ended_at, trial_end=free_until, currency=asked.currency)
     try:
-        return Quote(product, rate(catalogue, product, period=period, usage=usage, facts=facts), free_until)
+        rated = rate(catalogue, product, period=period, usage=usage, facts=facts)
     except RatingError as error:
         raise QuoteError("cannot_be_priced", str(error)) from error
+    return Quote(product, rated, min(free_until, ended_at) if free_until and ended_at else free_until)
 
 
 def _usage(product: Product, asked: Question) -> dict[str, int]:
