@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from usage_collector import store
 from usage_collector.collecting import Collector
+from usage_collector.directory import Directory
 
-from .conftest import START, FixedClock, Publish, call, catalogue_applied, collect, make_collector, outcomes, state, windows
+from .conftest import START, FixedClock, Publish, call, catalogue_applied, collect, make_collector, outcomes, renewed, state, windows
 
 HOUR = START.replace(minute=0)
 
@@ -59,6 +60,20 @@ async def test_the_same_event_in_32_batches_at_once_is_counted_once(pool: asyncp
     collectors = [make_collector(pool) for _ in range(4)]
     await asyncio.gather(*(collect(collectors[n % 4], clock, [call("a", START), call(f"own-{n}", START)]) for n in range(32)))
     assert await windows(pool) == {("sub-1", "calls", START, HOUR): (33, 33)}
+
+
+async def test_what_one_task_found_is_not_taken_from_it_by_another_that_learns_of_a_change(
+    pool: asyncpg.Pool, ready: None, publish: Publish
+) -> None:
+    directory = Directory()
+    async with pool.acquire() as connection:
+        await directory.refresh(connection)
+        found = await directory.find(connection, {"sub-1", "sub-9"})
+        await publish(renewed())
+        await directory.refresh(connection)
+        again = await directory.find(connection, {"sub-1"})
+    assert {sid: len(holder.stretches) for sid, holder in found.items()} == {"sub-1": 1}
+    assert {sid: len(holder.stretches) for sid, holder in again.items()} == {"sub-1": 2}
 
 
 async def test_a_batch_that_meets_the_same_event_in_an_open_transaction_is_written_once_that_ends(

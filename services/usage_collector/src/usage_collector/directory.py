@@ -30,13 +30,17 @@ class Directory:
             await self.rules_of(connection, plan)
 
     async def find(self, connection: Connection, sids: Iterable[str]) -> dict[str, Holder]:
-        """Return who holds each sid; unknown ones are absent. Loads the rules of their segments as well."""
-        missing = [sid for sid in set(sids) if sid not in self._holders]
-        if missing:
-            await self._load(connection, missing)
-        return self._holders
+        """Return who holds each sid; unknown ones are absent. Loads the rules of their segments as well.
 
-    async def _load(self, connection: Connection, sids: list[str]) -> None:
+        The answer is the caller's own: another task's `refresh` takes nothing out of it.
+        """
+        wanted = set(sids)
+        found = {sid: holder for sid in wanted if (holder := self._holders.get(sid)) is not None}
+        if len(found) < len(wanted):
+            found |= await self._load(connection, [sid for sid in wanted if sid not in found])
+        return found
+
+    async def _load(self, connection: Connection, sids: list[str]) -> dict[str, Holder]:
         stretches: dict[str, list[Stretch]] = {}
         found: dict[str, tuple[str, bool]] = {}
         for row in await subscription_store.holders(connection, sids):
@@ -46,9 +50,11 @@ class Directory:
                 stretches.setdefault(row["sid"], []).append(Stretch(row["id"], row["started_at"], row["ended_at"], row["closed"], plan))
         for plan in {stretch.plan for known in stretches.values() for stretch in known}:
             await self.rules_of(connection, plan)
-        for sid, (subscription_id, ended) in found.items():
-            self._holders[sid] = Holder(subscription_id, ended, tuple(stretches.get(sid, ())))
-            self._sids.setdefault(subscription_id, set()).add(sid)
+        loaded = {sid: Holder(subscription_id, ended, tuple(stretches.get(sid, ()))) for sid, (subscription_id, ended) in found.items()}
+        for sid, holder in loaded.items():
+            self._holders[sid] = holder
+            self._sids.setdefault(holder.subscription_id, set()).add(sid)
+        return loaded
 
     async def catalogue_of(self, connection: Connection, plan: tuple[str, int]) -> tuple[Catalogue, Product] | None:
         """Return a product with its catalogue; None while that version is unknown or has no such product."""
