@@ -1,7 +1,7 @@
 'use strict'
 // The app the conformance scenarios call: the routes of shapes.json on Express.
 
-const express = require('../vendor/express.cjs')
+const { express } = require('./express')
 const { turnpike } = require('../src')
 
 const told = []

@@ -7,7 +7,7 @@ const os = require('node:os')
 const path = require('node:path')
 const { decode } = require('../src/segments')
 const { turnpike } = require('../src')
-const express = require('../vendor/express.cjs')
+const { express } = require('./express')
 
 const folders = []
 process.once('exit', () => folders.forEach((folder) => fs.rmSync(folder, { recursive: true, force: true })))
