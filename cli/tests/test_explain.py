@@ -15,7 +15,7 @@ MARCH = {"period_start": "2027-03-01T00:00:00Z", "period_end": "2027-04-01T00:00
 LINE = {"line_id": "il_1", "description": "API calls", "amount_minor": 1050, "quantity": 10500, "words": "usage of this time", **MARCH}
 USAGE = {
     "key": "standard:calls:1", "meter_id": "calls", "meter_name": "API calls", "quantity": 10500, "counted": 10500, "rated_minor": 1050,
-    "difference": None, "days": [{"start": "2027-03-04T00:00:00Z", "quantity": 10500, "amount_minor": 1050}],
+    "difference": None, "days": [{"start": "2027-03-04T00:00:00Z", "quantity": 10500, "amount_minor": 1050, "difference": None}],
     "not_counted": [{"outcome": "filtered", "reason": "failed", "words": "answered with an error", "events": 3}], **MARCH,
 }  # fmt: skip
 TREE = {
@@ -77,6 +77,22 @@ def test_an_hour_opens_into_events_over_all_pages(asked: list[tuple[str, Any]]) 
     assert len(found["events"]) == 2
     assert [params.get("after") for path, params in asked if path.endswith("/events")][-1] == "2"
     assert "e-1" in run("ABC-1", "--hour", "2027-03-04T22:00").stdout
+
+
+def test_a_day_whose_events_do_not_add_up_is_marked(monkeypatch: pytest.MonkeyPatch) -> None:
+    altered = {**USAGE["days"][0], "difference": "7 in events, 14 in the total"}  # type: ignore[index]  # a list of dicts
+    monkeypatch.setitem(ANSWERS, "/v1/explanations/ABC-1", {**TREE, "usage": [{**USAGE, "days": [altered]}]})
+    assert "! 7 in events, 14 in the total" in run("ABC-1").stdout
+
+
+def test_a_day_of_several_meters_says_which_one_is_open_and_how_the_others_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    bytes_ = {**USAGE, "key": "standard:bytes:1", "meter_id": "bytes", "meter_name": "Traffic"}
+    monkeypatch.setitem(ANSWERS, "/v1/explanations/ABC-1", {**TREE, "usage": [USAGE, bytes_]})
+    for branch in (("--day", "2027-03-04"), ("--hour", "2027-03-04T22:00")):
+        assert "may count for other meters too: --meter bytes" in run("ABC-1", *branch).stdout
+        text = run("ABC-1", *branch, "--meter", "bytes").stdout
+        assert "Traffic" in text
+        assert "--meter" not in text
 
 
 def test_a_time_outside_of_the_invoice_is_refused() -> None:

@@ -64,21 +64,21 @@ async def _ask(stack: Stack, invoice: str, *, meter: str | None, day: str | None
         if not (day or hour):
             tree["corrections"] = await _corrections(doors, tree)
             return tree
-        usage = _usage_at(tree, day, hour)
+        usage, *others = _usage_at(tree, day, hour)
+        tree["other_meters"] = sorted({one["meter_id"] for one in others} - {usage["meter_id"]})
         if hour:
             return {"invoice": tree, "usage": usage, "events": await _events(doors, path, usage, hour, limit)}
         params = {"usage": usage["key"], "day": parse_moment(day or "").isoformat()}
         return {"invoice": tree, "usage": usage, "day": await doors.ask(SERVICE, "GET", f"{path}/day", params=params)}
 
 
-def _usage_at(tree: dict[str, Any], day: str | None, hour: str | None) -> dict[str, Any]:
-    """Return the usage whose time holds the day or hour."""
+def _usage_at(tree: dict[str, Any], day: str | None, hour: str | None) -> list[dict[str, Any]]:
+    """Return the usage whose time holds the day or hour: of each meter one, more where the plan changed then."""
     at = parse_moment(hour or day or "")
     span = timedelta(hours=1) if hour else timedelta(days=1)
-    for usage in tree["usage"]:
-        if at < parse_moment(usage["period_end"]) and at + span > parse_moment(usage["period_start"]):
-            found: dict[str, Any] = usage
-            return found
+    found = [usage for usage in tree["usage"] if at < parse_moment(usage["period_end"]) and at + span > parse_moment(usage["period_start"])]
+    if found:
+        return found
     raise CommandError(f"The invoice has no usage at {at:%Y-%m-%d %H:%M} UTC; without --day and --hour it shows which time it is for.")
 
 
@@ -123,7 +123,11 @@ def _print_invoice(tree: dict[str, Any]) -> None:
 
 
 def _print_usage(usage: dict[str, Any], currency: str) -> None:
-    rows = [[day["start"][:10], f"{day['quantity']:,}", _money(day["amount_minor"], currency)] for day in usage["days"]]
+    rows = []
+    for day in usage["days"]:
+        rows.append([day["start"][:10], f"{day['quantity']:,}", _money(day["amount_minor"], currency)])
+        if day["difference"]:
+            rows.append(["", f"! {day['difference']}", ""])
     rows.append(["Sum", f"{usage['counted']:,}", _money(usage["rated_minor"], currency)])
     title = f"{usage['meter_name']}, {usage['period_start'][:10]} to {usage['period_end'][:10]}: {usage['quantity']:,} billed"
     print_table(title, ["day (UTC)", "quantity", "added to the bill"], rows)
@@ -147,6 +151,12 @@ def _print_day(found: dict[str, Any]) -> None:
             rows.append(["", f"  ! {hour['difference']}", "", ""])
     day = found["day"]
     print_table(f"{found['usage']['meter_name']} on {day['day'][:10]}: {day['quantity']:,}", ["hour", "what", "quantity", "bill"], rows)
+    _print_others(found)
+
+
+def _print_others(found: dict[str, Any]) -> None:
+    if others := found["invoice"]["other_meters"]:
+        typer.echo(f"The same calls may count for other meters too: {', '.join(f'--meter {meter}' for meter in others)}")
 
 
 def endpoint_name(one: dict[str, Any]) -> str:
@@ -161,3 +171,4 @@ def _print_events(found: dict[str, Any]) -> None:
         for event in found["events"]
     ]  # fmt: skip
     print_table(f"Events of {found['usage']['meter_name']}", ["time (UTC)", "id", "source", "what", "outcome", "counted"], rows)
+    _print_others(found)

@@ -40,6 +40,8 @@ class CollectorStandIn:
     """Events in memory, split and paged as the collector does it."""
 
     events: list[dict[str, Any]] = field(default_factory=list)
+    altered: dict[datetime, int] = field(default_factory=dict)  # what somebody added to a window by hand
+    complete_until: datetime | None = None
     away: bool = False
 
     def add(self, at: datetime, quantity: int, **fields: Any) -> None:
@@ -53,8 +55,25 @@ class CollectorStandIn:
     async def ask(self, path: str, params: Mapping[str, Any]) -> dict[str, Any]:
         if self.away:
             raise CollectorUnavailableError("ConnectError")
-        assert path.startswith("/v1/usage/s-1/")
+        assert path.startswith("/v1/usage/s-1")
+        if path == "/v1/usage/s-1":
+            return self._windows(params)
         return self._page(params) if path.endswith("/events") else self._split(params)
+
+    def _windows(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        since, until = (datetime.fromisoformat(params[name]) for name in ("from", "to"))
+        found = dict(self.altered)
+        for event in self.events:
+            if event["outcome"] == "counted" and event["reason"] != "late_billed":
+                found[event["hour"]] = found.get(event["hour"], 0) + event["counted"]
+        return {
+            "usage": [
+                {"meter_id": "calls", "segment_start": MARCH.isoformat(), "quantity": quantity,
+                 "start": (at.replace(hour=0) if params["by"] == "day" else at).isoformat()}
+                for at, quantity in found.items()
+                if since <= at < until
+            ]
+        }  # fmt: skip
 
     def _split(self, params: Mapping[str, Any]) -> dict[str, Any]:
         since, until = (datetime.fromisoformat(params[name]) for name in ("from", "to"))
@@ -70,9 +89,10 @@ class CollectorStandIn:
             dict(zip([*wanted, "meter_id"], key, strict=True)) | {"distinct": n, "events": n, "quantity": q} for key, (n, q) in sums.items()
         ]
         shown = [{name: value.isoformat() if isinstance(value, datetime) else value for name, value in row.items()} for row in rows]
-        return {"rows": shown, "complete_until": None}
+        return {"rows": shown, "complete_until": self.complete_until and self.complete_until.isoformat()}
 
     def _page(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        assert params.get("meter_id") is not None or params["counted_for"] == "calls"
         hour = datetime.fromisoformat(params["hour"])
         match = ("meter_id", "outcome", "reason", "origin", "method", "template", "status")
         found = [
@@ -279,7 +299,51 @@ async def test_events_that_are_gone_are_said_to_be(door: httpx.AsyncClient, coll
     key = (await get(door, "in_1"))["usage"][0]["key"]
     collector.events.clear()
     day = await get(door, "in_1/day", usage=key, day="2027-03-04T00:00:00Z")
-    assert {hour["difference"] for hour in day["hours"]} == {"the events of this hour are no longer kept"}
+    assert {hour["difference"] for hour in day["hours"]} == {"its events are no longer kept"}
+    (usage,) = (await get(door, "in_1"))["usage"]
+    assert ({one["difference"] for one in usage["days"]}, usage["difference"]) == ({"its events are no longer kept"}, None)
+
+
+async def differences(door: httpx.AsyncClient) -> tuple[str | None, dict[str, str], dict[str, str]]:
+    """Return what differs: of the usage, by day, and by hour of the 4th of March."""
+    (usage,) = (await get(door, "in_1"))["usage"]
+    opened = await get(door, "in_1/day", usage=usage["key"], day="2027-03-04T00:00:00Z")
+    days = {day["start"][8:10]: day["difference"] for day in usage["days"] if day["difference"]}
+    return usage["difference"], days, {hour["start"][11:13]: hour["difference"] for hour in opened["hours"] if hour["difference"]}
+
+
+async def test_a_window_that_somebody_altered_is_named_at_every_level(door: httpx.AsyncClient, collector: CollectorStandIn) -> None:
+    assert await differences(door) == (None, {}, {})
+    collector.altered[MARCH + timedelta(days=3, hours=22)] = 7
+    words = "in events, 50,{}00 in the total, 50,{}07 in the collector's window"
+    assert await differences(door) == (
+        "the events, windows and totals of 2027-03-04 do not agree",
+        {"04": "50,500 " + words.format(5, 5)},
+        {"22": "50,000 " + words.format(0, 0)},
+    )
+
+
+async def test_a_window_out_of_nothing_is_named(door: httpx.AsyncClient, collector: CollectorStandIn) -> None:
+    collector.add(MARCH + timedelta(days=3, hours=5), 0, outcome="filtered", reason="failed", meter_id="")
+    collector.altered[MARCH + timedelta(days=3, hours=5)] = 9
+    _, days, hours = await differences(door)
+    assert days == {"04": "50,500 in events, 50,500 in the total, 50,509 in the collector's window"}
+    assert hours == {"05": "0 in events, 0 in the total, 9 in the collector's window"}
+
+
+async def test_a_total_that_somebody_altered_is_named_at_every_level(
+    door: httpx.AsyncClient, pool: asyncpg.Pool, collector: CollectorStandIn
+) -> None:
+    await pool.execute("update usage_window set total = total - 3 where hour = $1", MARCH + timedelta(days=3, hours=22))
+    usage, days, hours = await differences(door)
+    assert usage is not None
+    assert usage.startswith("Stripe billed 110,500, Turnpike counted 110,497")
+    assert days == {"04": "50,500 in events, 50,497 in the total, 50,500 in the collector's window"}
+    assert hours == {"22": "50,000 in events, 49,997 in the total, 50,000 in the collector's window"}
+    collector.complete_until = MARCH + timedelta(days=3, hours=22)  # what could not be read in time is not called a difference
+    collector.events = [event for event in collector.events if event["at"] < collector.complete_until]
+    collector.altered = {MARCH + timedelta(days=3, hours=22): 49_997, MARCH + timedelta(days=3, hours=23): 500}
+    assert (await differences(door))[1:] == ({}, {})
 
 
 async def rows(door: httpx.AsyncClient, level: str) -> list[dict[str, str]]:

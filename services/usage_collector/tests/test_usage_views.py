@@ -142,6 +142,14 @@ async def test_too_much_to_add_up_in_time_is_said(
     assert datetime.fromisoformat(answer["complete_until"]) == HOUR
 
 
+async def test_all_events_of_an_hour_are_shown_with_what_they_counted_for_one_meter(door: httpx.AsyncClient) -> None:
+    shown = {}
+    for meter in ("calls", "traffic"):
+        answer = await door.get("/v1/usage/sub-1/events", params={"hour": HOUR.isoformat(), "counted_for": meter})
+        shown[meter] = {one["id"]: one["counted"] for one in answer.json()["events"]}
+    assert shown == {"calls": {"a": 1, "b": 1, "c": 5, "d": 0}, "traffic": {"a": 300, "b": 200, "c": 100, "d": 0}}
+
+
 async def test_single_events_are_shown_page_by_page_with_what_they_counted(door: httpx.AsyncClient) -> None:
     params: dict[str, Any] = {"hour": HOUR.isoformat(), "meter_id": "traffic", "outcome": "counted", "limit": 2}
     first = (await door.get("/v1/usage/sub-1/events", params=params)).json()

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 import asyncpg
 from pydantic import BaseModel, Field
@@ -17,6 +17,7 @@ from stripe_reporter.explanation import Explanation, Group, Stretch
 from stripe_reporter.invoice_store import HourOfMeter, Invoice
 
 DAY, HOUR = timedelta(days=1), timedelta(hours=1)
+GONE = "its events are no longer kept"
 
 
 class UnknownInvoiceError(Exception):
@@ -69,6 +70,7 @@ class DayOfUsage(Stretch):
     """A day also stands here when nothing counted on it. `not_counted`: how many events added nothing."""
 
     not_counted: int
+    difference: str | None = Field(default=None, description="why its events do not add up to `quantity`")
 
 
 class UsageExplained(explanation.Usage):
@@ -136,26 +138,81 @@ async def _catalogues(connection: Connection, versions: Mapping[str, int]) -> di
     return found
 
 
+@dataclass(frozen=True)
+class _AtCollector:
+    """What the collector has of a usage, by the begin of each day or hour: rows of events, and its own windows."""
+
+    group: Group
+    segments: set[datetime]
+    rows: Mapping[datetime, list[Mapping[str, Any]]]
+    windows: Mapping[datetime, int]
+    complete_until: datetime | None
+
+    def counted(self, at: datetime) -> list[Mapping[str, Any]]:
+        return [
+            row
+            for row in self.rows.get(at, ())
+            if is_in_total(row) and row["meter_id"] == self.group.meter_id and of_segment(row, self.segments)
+        ]
+
+    def difference(self, at: datetime, span: timedelta, total: int) -> str | None:
+        """Say where events or windows are not what was told to Stripe; None where all agree or events could not be read in time."""
+        is_read = self.complete_until is None or at + span <= self.complete_until
+        events = sum(row["quantity"] for row in self.counted(at)) if is_read else total
+        window = self.windows.get(at, 0)
+        if events == window == total:
+            return None
+        if at not in self.rows and is_read:
+            return GONE
+        told = f"{events:,} in events, {total:,} in the total"
+        return told if window == total else f"{told}, {window:,} in the collector's window"
+
+
+async def _at_collector(
+    known: Known, group: Group, since: datetime, until: datetime, by: Literal["day", "hour"], *further: str, collector: Collector
+) -> _AtCollector:
+    segments = {hour.segment_start for hour in explanation.hours_of_group(group, known.hours)}
+    answer = await collector.ask(split_path(known), range_of(since, until, by, *further, "outcome", "segment"))
+    rows: dict[datetime, list[Mapping[str, Any]]] = {}
+    for row in answer["rows"]:
+        rows.setdefault(datetime.fromisoformat(row[by]), []).append(row)
+    path, full_hour = f"/v1/usage/{known.invoice.subscription_id}", since.replace(minute=0, second=0, microsecond=0)
+    windows = explanation.stretches(
+        (datetime.fromisoformat(row["start"]), row["quantity"])
+        for row in (await collector.ask(path, {"from": full_hour.isoformat(), "to": until.isoformat(), "by": by}))["usage"]
+        if row["meter_id"] == group.meter_id and of_segment(row, segments)
+    )
+    complete_until = answer["complete_until"]
+    return _AtCollector(
+        group, segments, rows, dict(windows), datetime.fromisoformat(complete_until) if complete_until is not None else None
+    )
+
+
 async def explain(known: Known, collector: Collector) -> InvoiceExplained:
     """Explain all lines, down to days, and say what did not count."""
     tree = explanation.explain(known.invoice, known.groups, known.hours, known.catalogues)
     usage = []
     for group, found in zip(known.groups, tree.usage, strict=True):
-        rows = (await collector.ask(split_path(known), range_of(group.start, group.end, "day", "outcome")))["rows"]
-        days = _days(found.days, rows)
-        usage.append(UsageExplained(**found.model_dump(exclude={"days"}), days=days, not_counted=_not_counted(rows)))
+        there = await _at_collector(known, group, group.start, group.end, "day", collector=collector)
+        days = _days(found.days, there)
+        apart = ", ".join(f"{day.start:%Y-%m-%d}" for day in days if day.difference not in {None, GONE})
+        difference = found.difference or (f"the events, windows and totals of {apart} do not agree" if apart else None)
+        told = found.model_dump(exclude={"days", "difference"})
+        not_counted = _not_counted(row for rows in there.rows.values() for row in rows)
+        usage.append(UsageExplained(**told, difference=difference, days=days, not_counted=not_counted))
     return InvoiceExplained(**{**tree.model_dump(exclude={"usage"}), "usage": usage})
 
 
-def _days(days: Iterable[Stretch], rows: Iterable[Mapping[str, Any]]) -> list[DayOfUsage]:
-    idle: dict[datetime, int] = {}
-    for row in rows:
-        if not _is_in_total(row):
-            day = datetime.fromisoformat(row["day"])
-            idle[day] = idle.get(day, 0) + row["distinct"]
+def _days(days: Iterable[Stretch], there: _AtCollector) -> list[DayOfUsage]:
     known = {day.start: day for day in days}
-    shown = [known.get(at) or Stretch(start=at, quantity=0, amount_minor=0) for at in sorted({*known, *idle})]
-    return [DayOfUsage(**day.model_dump(), not_counted=idle.get(day.start, 0)) for day in shown]
+    found = []
+    for at in sorted({*known, *there.rows, *there.windows}):
+        day = known.get(at) or Stretch(start=at, quantity=0, amount_minor=0)
+        idle = sum(row["distinct"] for row in there.rows.get(at, ()) if not is_in_total(row))
+        difference = there.difference(at, DAY, day.quantity)
+        if at in known or idle or difference:
+            found.append(DayOfUsage(**day.model_dump(), not_counted=idle, difference=difference))
+    return found
 
 
 def split_path(known: Known) -> str:
@@ -169,7 +226,7 @@ def range_of(since: datetime, until: datetime, *by: str) -> dict[str, Any]:
 def _not_counted(rows: Iterable[Mapping[str, Any]]) -> list[NotCounted]:
     sums: dict[tuple[str, str], int] = {}
     for row in rows:
-        if not _is_in_total(row):
+        if not is_in_total(row):
             key = row["outcome"], row["reason"]
             sums[key] = sums.get(key, 0) + row["distinct"]
     return [
@@ -178,7 +235,7 @@ def _not_counted(rows: Iterable[Mapping[str, Any]]) -> list[NotCounted]:
     ]
 
 
-def _is_in_total(row: Mapping[str, Any]) -> bool:
+def is_in_total(row: Mapping[str, Any]) -> bool:
     """What came late counts too, but stands on another line."""
     return bool(row["outcome"] == "counted" and row["reason"] != "late_billed")
 
@@ -195,34 +252,25 @@ async def explain_day(known: Known, key: str, day: datetime, collector: Collecto
         raise UnknownUsageError(key)
     catalogue = known.catalogues.get(group.product_id)
     priced = explanation.priced_stretches(group, hours, catalogue, known.invoice.currency, before=before)
-    answer = await collector.ask(split_path(known), range_of(since, until, "hour", "endpoint", "status", "outcome", "segment"))
-    by_hour: dict[datetime, list[Mapping[str, Any]]] = {}
-    for row in answer["rows"]:
-        by_hour.setdefault(datetime.fromisoformat(row["hour"]), []).append(row)
+    there = await _at_collector(known, group, since, until, "hour", "endpoint", "status", collector=collector)
     known_hours = {hour.start: hour for hour in priced}
-    shown = [known_hours.get(at) or Stretch(start=at, quantity=0, amount_minor=0) for at in sorted({*known_hours, *by_hour})]
-    segments = {hour.segment_start for hour in own}
+    shown = [
+        known_hours.get(at) or Stretch(start=at, quantity=0, amount_minor=0) for at in sorted({*known_hours, *there.rows, *there.windows})
+    ]
     return Day(
         key=key,
         day=start,
         quantity=sum(quantity for _, quantity in hours),
-        hours=[_hour(hour, by_hour.get(hour.start, ()), group, segments) for hour in shown],
-        complete_until=answer["complete_until"],
+        hours=[_hour(hour, there) for hour in shown],
+        complete_until=there.complete_until,
     )
 
 
-def _hour(hour: Stretch, rows: Iterable[Mapping[str, Any]], group: Group, segments: set[datetime]) -> Hour:
-    listed = list(rows)
-    endpoints = [
-        Endpoint(**{name: row[name] for name in Endpoint.model_fields})
-        for row in listed
-        if _is_in_total(row) and row["meter_id"] == group.meter_id and of_segment(row, segments)
-    ]
-    found = sum(endpoint.quantity for endpoint in endpoints)
-    difference = None
-    if found != hour.quantity:
-        difference = f"{found:,} in events, {hour.quantity:,} in the total" if listed else "the events of this hour are no longer kept"
-    return Hour(**hour.model_dump(), endpoints=endpoints, not_counted=_not_counted(listed), difference=difference)
+def _hour(hour: Stretch, there: _AtCollector) -> Hour:
+    endpoints = [Endpoint(**{name: row[name] for name in Endpoint.model_fields}) for row in there.counted(hour.start)]
+    difference = there.difference(hour.start, HOUR, hour.quantity)
+    not_counted = _not_counted(there.rows.get(hour.start, ()))
+    return Hour(**hour.model_dump(), endpoints=endpoints, not_counted=not_counted, difference=difference)
 
 
 def of_segment(row: Mapping[str, Any], segments: set[datetime]) -> bool:
@@ -230,9 +278,9 @@ def of_segment(row: Mapping[str, Any], segments: set[datetime]) -> bool:
 
 
 async def events(known: Known, key: str, wanted: Mapping[str, Any], collector: Collector) -> dict[str, Any]:
-    """Return a page of the events of one hour, as the collector has them. Raises UnknownUsageError."""
+    """Return a page of the events of one hour, each with what it counted for the usage's meter. Raises UnknownUsageError."""
     group = known.group(key)
     hour = datetime.fromisoformat(wanted["hour"])
     if not group.start - HOUR < hour < group.end:
         raise UnknownUsageError(key)
-    return await collector.ask(f"/v1/usage/{known.invoice.subscription_id}/events", wanted)
+    return await collector.ask(f"/v1/usage/{known.invoice.subscription_id}/events", {**wanted, "counted_for": group.meter_id})

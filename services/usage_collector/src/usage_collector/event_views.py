@@ -20,17 +20,19 @@ class Wanted:
     template: str | None = None
     status: int | None = None
     reason: str | None = None
+    counted_for: str | None = None  # whose amount is shown, whatever is looked for; None: `meter_id`
 
 
 async def events(
     connection: Reader, sids: Sequence[str], hour: datetime, wanted: Wanted, *, after: tuple[datetime, UUID], limit: int
 ) -> list[Any]:
-    """Return events of some keys in order of time; `counted` is what an event adds to the wanted meter, or to its first."""
+    """Return events of some keys in order of time; `counted` is what an event adds to the meter that is named, else to its first."""
     rows: list[Any] = await connection.fetch(
         "select e.id as key, e.external_id as id, e.source, e.day, e.at, e.sid, e.origin::text, e.method, e.template, e.status, "
         "e.outcome::text, e.reason, e.quantity, "
-        "case when $5::text is null or e.meter_id = $5 then e.counted else coalesce(m.counted, 0) end as counted "
+        "case when $15::text is null or e.meter_id = $15 then e.counted else coalesce(c.counted, 0) end as counted "
         "from usage_event e left join usage_event_meter m on m.day = e.day and m.id = e.id and m.meter_id = $5 "
+        "left join usage_event_meter c on c.day = e.day and c.id = e.id and c.meter_id = $15 "
         "where e.day = $1 and e.at >= $2 and e.at < $3 and e.sid = any($4::text[]) "
         "and ($5::text is null or coalesce(e.meter_id, '') = $5 or m.meter_id is not null) and ($6::text is null or e.outcome::text = $6) "
         "and ($7::text is null or e.origin::text = $7) and ($8::text is null or coalesce(e.method, '') = $8) "
@@ -49,5 +51,6 @@ async def events(
         *after,
         limit,
         wanted.reason,
+        wanted.counted_for or wanted.meter_id,
     )
     return rows

@@ -63,6 +63,7 @@ class EventQuery(BaseModel):
     method: str | None = None
     template: str | None = None
     status: int | None = Field(default=None, ge=0, le=999)
+    counted_for: str | None = Field(default=None, description="meter whose amount `counted` is; absent: `meter_id`, else the event's first")
     after: str = Field(default="", max_length=100, description="`next` of the page before")
     limit: int = Field(default=100, ge=1, le=1000)
 
@@ -143,7 +144,7 @@ async def get_split(
 async def get_events(request: Request, subscription_id: str, asked: Annotated[EventQuery, Query()]) -> EventsAnswer:
     """Return the events of one hour, page by page."""
     hour = rollup_store.hour_of(asked.hour)
-    wanted = event_views.Wanted(asked.meter_id, asked.outcome, asked.origin, asked.method, asked.template, asked.status, asked.reason)
+    wanted = event_views.Wanted(**asked.model_dump(exclude={"hour", "after", "limit"}))
     place = _place(asked.after) if asked.after else (hour, NIL)
     sids = await sids_of(request, subscription_id)
     async with request.app.state.pool.acquire() as connection:
