@@ -69,7 +69,9 @@ def make_calls(first: int, many: int, expected: Expected, *, subscriptions: int 
                 expected.quantities["traffic"] += size
 
 
-async def write_calls(bootstrap: str, topic: str, calls: Iterator[bytes], *, first_partition: int = 0) -> None:
+async def write_calls(
+    bootstrap: str, topic: str, calls: Iterator[bytes], *, first_partition: int = 0, partitions: int = PARTITIONS
+) -> None:
     """Write calls in full batches, partition after partition."""
     producer = AIOKafkaProducer(bootstrap_servers=bootstrap)
     await producer.start()
@@ -77,9 +79,9 @@ async def write_calls(bootstrap: str, topic: str, calls: Iterator[bytes], *, fir
         batch, sent = producer.create_batch(), first_partition
         for value in calls:
             if batch.append(key=None, value=value, timestamp=None) is None:
-                await (await producer.send_batch(batch, topic, partition=sent % PARTITIONS))
+                await (await producer.send_batch(batch, topic, partition=sent % partitions))
                 batch, sent = producer.create_batch(), sent + 1
                 batch.append(key=None, value=value, timestamp=None)
-        await (await producer.send_batch(batch, topic, partition=sent % PARTITIONS))
+        await (await producer.send_batch(batch, topic, partition=sent % partitions))
     finally:
         await producer.stop()

@@ -16,6 +16,7 @@ from aiokafka import AIOKafkaConsumer
 
 from bench.usage.calls import PARTITIONS
 from billing_common.db import create_pool
+from billing_common.process import collect_garbage_rarely
 from usage_collector.app import SERVICE
 from usage_collector.decoding import decode_calls
 from usage_collector.event_rows import COLUMNS, Judged, copy_of
@@ -74,4 +75,5 @@ async def measure(bootstrap: str, dsn: str, topic: str, calls: int, way: str) ->
 
 if __name__ == "__main__":
     bootstrap, dsn, topic, calls, way = sys.argv[1:]
+    collect_garbage_rarely()  # as every service does
     print(*uvloop.run(measure(bootstrap, dsn, topic, int(calls), way)))

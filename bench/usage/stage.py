@@ -57,8 +57,8 @@ class UsageStage:
     bootstrap: str
     pool: asyncpg.Pool
 
-    async def add_topic(self, name: str) -> str:
-        await provision({"bootstrap_servers": self.bootstrap}, partitions=PARTITIONS, names=[name])
+    async def add_topic(self, name: str, partitions: int = PARTITIONS) -> str:
+        await provision({"bootstrap_servers": self.bootstrap}, partitions=partitions, names=[name])
         return name
 
 

@@ -8,13 +8,13 @@ from typing import Any
 import uvloop
 
 from bench import machine
-from bench.usage.calls import PARTITIONS, Expected, make_calls, write_calls
+from bench.usage.calls import Expected, make_calls, write_calls
 from bench.usage.stage import UsageStage, collector, usage_stage
 from bench.usage.stream import watching
 from usage_collector.streams import SUBSCRIBERS, group_of
 
 ROUNDS, CALLS = 3, 2_000
-BOTH = 2 * SUBSCRIBERS
+BOTH = 2 * SUBSCRIBERS  # subscribers, and as many partitions: both processes have some
 
 
 def measure(runs: int | None) -> dict[str, Any]:
@@ -38,16 +38,16 @@ async def _measure(rounds: int) -> dict[str, Any]:
 
 async def _round(stage: UsageStage, number: int, expected: Expected) -> float:
     """Return the seconds from the kill until calls written right after it are committed in every partition."""
-    topic = await stage.add_topic(f"bench.takeover.{number}")
+    topic = await stage.add_topic(f"bench.takeover.{number}", BOTH)
     settings = {"CALLS_TOPIC": topic}
     async with collector(stage, settings) as first, collector(stage, settings), watching(stage.bootstrap, group_of(topic)) as group:
         await group.reach(0, members=BOTH)
-        await asyncio.sleep(1)  # all four heartbeats have been heard
+        await asyncio.sleep(1)  # all heartbeats have been heard
         first.kill()
         killed_at = time.perf_counter()
         before = expected.sent
-        for place in range(PARTITIONS):
-            calls = make_calls(number * CALLS + place * CALLS // PARTITIONS, CALLS // PARTITIONS, expected)
-            await write_calls(stage.bootstrap, topic, calls, first_partition=place)
+        for place in range(BOTH):
+            calls = make_calls(number * CALLS + place * CALLS // BOTH, CALLS // BOTH, expected)
+            await write_calls(stage.bootstrap, topic, calls, first_partition=place, partitions=BOTH)
         await group.reach(expected.sent - before)
         return time.perf_counter() - killed_at

@@ -8,8 +8,10 @@ import asyncpg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from prometheus_client import REGISTRY
 
 from usage_collector import store
+from usage_collector.adding import Adding
 from usage_collector.collecting import Collector
 from usage_collector.directory import Directory
 
@@ -74,6 +76,32 @@ async def test_what_one_task_found_is_not_taken_from_it_by_another_that_learns_o
         again = await directory.find(connection, {"sub-1"})
     assert {sid: len(holder.stretches) for sid, holder in found.items()} == {"sub-1": 1}
     assert {sid: len(holder.stretches) for sid, holder in again.items()} == {"sub-1": 2}
+
+
+async def test_tasks_of_one_process_do_not_meet_at_the_same_event_in_the_database(
+    pool: asyncpg.Pool, ready: None, collector: Collector, clock: FixedClock
+) -> None:
+    before = REGISTRY.get_sample_value("turnpike_usage_collisions_total")
+    batches = [[call("a", START), call("b", START), call(f"own-{n}", START)] for n in range(12)]
+    await asyncio.gather(*(collect(collector, clock, batch) for batch in batches))
+    assert await windows(pool) == {("sub-1", "calls", START, HOUR): (14, 14)}
+    assert await pool.fetchval("select sum(events) from duplicate_count") == 22
+    assert REGISTRY.get_sample_value("turnpike_usage_collisions_total") == before
+
+
+async def test_what_another_task_adds_comes_after_it_also_when_that_fails() -> None:
+    adding, shared, own = Adding(), call("a", START), call("own", START)
+    claim = adding.claim([shared])
+    claim.__enter__()
+    free, waiting = adding.split([shared, own])
+    assert (free, waiting) == ([own], [shared])
+    later = asyncio.create_task(adding.ended(waiting))
+    await asyncio.sleep(0)
+    assert not later.done()
+    error = OSError("away")
+    assert not claim.__exit__(OSError, error, None)
+    await asyncio.wait_for(later, 1)
+    assert adding.split([shared, own]) == ([shared, own], ())
 
 
 async def test_a_batch_that_meets_the_same_event_in_an_open_transaction_is_written_once_that_ends(

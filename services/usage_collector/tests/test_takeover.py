@@ -24,11 +24,12 @@ from billing_common.db import create_pool
 from billing_common.testing import drop_database, make_schema
 from billing_common.topics import provision
 from usage_collector.app import MIGRATIONS, SERVICE
+from usage_collector.streams import SUBSCRIBERS
 
 from .conftest import catalogue_applied, state
 
 TOPIC = "takeover.calls"  # this test's own stream, and so its own group
-PARTITIONS = 4
+PARTITIONS = 2 * SUBSCRIBERS  # one for each subscriber of both processes
 CALLS, CHUNK = 6000, 200
 SUBSCRIPTIONS = [f"taken-over-{n}" for n in range(10)]  # no other test reads or tells of these
 START = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=5)
@@ -157,9 +158,9 @@ async def test_a_killed_collectors_stream_is_taken_over_and_every_call_counted_o
         first, second = [await stack.enter_async_context(collector_process(dsn, kafka_bootstrap)) for _ in range(2)]
 
         async def both_read() -> bool:
-            return await members(kafka_bootstrap) == 4
+            return await members(kafka_bootstrap) == PARTITIONS
 
-        await until(both_read, "two processes with two subscribers each have partitions", seconds=STARTED_SECONDS, pause=0.3)
+        await until(both_read, "all subscribers of two processes have partitions", seconds=STARTED_SECONDS, pause=0.3)
         sending = asyncio.create_task(send(producer, stream))
 
         async def first_works() -> bool:

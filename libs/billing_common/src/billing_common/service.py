@@ -1,11 +1,9 @@
 """What every service process is: two HTTP doors, a broker, an outbox relay, background tasks, a status, a graceful stop."""
 
 import asyncio
-import signal
-import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,14 +12,13 @@ import asyncpg
 import httpx
 import stamina
 import structlog
-import uvicorn
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from fast_depends.pydantic import PydanticSerializer
 from fastapi import FastAPI
 from faststream.kafka import KafkaBroker, KafkaRouter
 
 from billing_common import kafka as kafka_settings
-from billing_common import lag
+from billing_common import lag, process
 from billing_common.clock import BusinessClock
 from billing_common.db import create_pool, migrate
 from billing_common.dead_letters import DeadLetters
@@ -289,57 +286,10 @@ class Service:
 
     async def serve(self) -> None:
         """Serve both doors until SIGTERM or SIGINT, then stop in order."""
-        doors = [(self.internal, self.settings.internal_host, self.settings.internal_port, "INTERNAL_PORT")]
+        doors = [process.Door(self.internal, self.settings.internal_host, self.settings.internal_port, "INTERNAL_PORT")]
         if self.public is not None:
-            doors.append((self.public, self.settings.http_host, self.settings.http_port, "HTTP_PORT"))
-        sockets = [_bind(self.name, host, port, setting) for _, host, port, setting in doors]
-        servers = [
-            _Server(uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=10))
-            for app, *_ in doors
-        ]
-        asked = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, asked.set)
-        serving = asyncio.create_task(self._serve(servers, sockets))
-        stopping = asyncio.create_task(asked.wait())
-        await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
-        if any(server.started for server in servers):
-            _ask_to_stop(servers)
-        else:
-            serving.cancel()  # it still waits for its database or for the clock
-        with suppress(asyncio.CancelledError):
-            await serving
-
-    async def _serve(self, servers: list["_Server"], sockets: list[socket.socket]) -> None:
-        async with self.running():
-            log.info("serving", ports=[bound.getsockname()[1] for bound in sockets])
-            await asyncio.gather(*(server.serve(sockets=[bound]) for server, bound in zip(servers, sockets, strict=True)))
-
-
-class _Server(uvicorn.Server):
-    """uvicorn without its own signal handlers: two servers share this process."""
-
-    @contextmanager
-    def capture_signals(self) -> Any:
-        yield
-
-
-def _ask_to_stop(servers: list[_Server]) -> None:
-    for server in servers:
-        server.should_exit = True
-
-
-def _bind(service: str, host: str, port: int, setting: str) -> socket.socket:
-    # The protocol is named so that asyncio turns Nagle off: an answer would wait 40 ms for its acknowledgement.
-    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        bound.bind((host, port))
-    except OSError as error:
-        sys.stderr.write(f"{service} cannot listen on {host}:{port} ({error.strerror}): set {service.upper()}_{setting} to a free port\n")
-        raise SystemExit(1) from None
-    return bound
+            doors.append(process.Door(self.public, self.settings.http_host, self.settings.http_port, "HTTP_PORT"))
+        await process.serve(self.name, doors, self.running())
 
 
 def _until_it_works() -> Any:
@@ -357,14 +307,6 @@ def run(service: Callable[[], Service], *, name: str, level: str) -> None:
     if sys.argv[1:]:
         sys.stderr.write(f"usage: python -m {name} [migrate]\n")
         raise SystemExit(2)
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    process.collect_garbage_rarely()
+    with asyncio.Runner(loop_factory=process.loop_factory()) as runner:
         runner.run(built.serve())
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    try:
-        import uvloop  # not on every platform
-    except ImportError:
-        return None
-    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
-    return factory

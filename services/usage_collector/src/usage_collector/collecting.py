@@ -10,6 +10,7 @@ import structlog
 
 from billing_common.db import Connection
 from usage_collector import correction_store, event_store, held_store, metrics, rollup_store, store, subscription_store
+from usage_collector.adding import Adding
 from usage_collector.directory import Directory
 from usage_collector.metering import billable_since, judge
 from usage_collector.observing import Observation
@@ -28,13 +29,20 @@ class Collector:
         self.directory = Directory()
         self._age_max, self._ahead_max = age_max, ahead_max
         self._days: set[date] = set()
+        self._adding = Adding()
 
     async def collect(self, seen: Sequence[Observation], *, now: datetime, batch_max: int = 5000) -> None:
-        """Store observations, at most `batch_max` in one transaction."""
+        """Store observations, at most `batch_max` in one transaction. Those that another task is adding right now come after it."""
         for start in range(0, len(seen), batch_max):
-            started = time.monotonic()
-            await self._collect_batch(seen[start : start + batch_max], now)
-            metrics.COLLECTING.observe(time.monotonic() - started)
+            waiting = seen[start : start + batch_max]
+            while waiting:
+                free, waiting = self._adding.split(waiting)
+                if free:
+                    started = time.monotonic()
+                    with self._adding.claim(free):
+                        await self._collect_batch(free, now)
+                    metrics.COLLECTING.observe(time.monotonic() - started)
+                await self._adding.ended(waiting)
 
     async def _collect_batch(self, seen: Sequence[Observation], now: datetime) -> None:
         oldest, newest = now - self._age_max, now + self._ahead_max

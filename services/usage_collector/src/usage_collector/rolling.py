@@ -1,4 +1,4 @@
-"""Keeps the roll-up: adds up hours that are over and have changed, and forgets what is older than the retention."""
+"""Keeps the roll-up, in a twentieth of the time: adds up hours that are over and have changed, and forgets what is too old."""
 
 import asyncio
 import time
@@ -13,6 +13,10 @@ from usage_collector import metrics, rollup_store
 log = structlog.get_logger(__name__)
 OVER = timedelta(minutes=2)  # an hour is added up when most of its stragglers are there: each later one has it added up again
 PAUSE_SECONDS = 5.0
+PAUSES, PAUSE_MAX_SECONDS = (
+    19,
+    600.0,
+)  # how many times as long as a round took until the next one: a backlog changes past hours all the time
 HOURS_MAX = 24
 FORGET_SECONDS = 600.0
 
@@ -31,10 +35,12 @@ async def roll_up_due(pool: asyncpg.Pool, *, now: datetime) -> int:
 async def run(pool: asyncpg.Pool, clock: BusinessClock, retention: timedelta) -> None:
     forgotten_at = float("-inf")
     while True:
+        started = time.monotonic()
         while await roll_up_due(pool, now=clock.now()) == HOURS_MAX:
             pass
+        pause = min(PAUSES * (time.monotonic() - started), PAUSE_MAX_SECONDS)
         if time.monotonic() - forgotten_at > FORGET_SECONDS:
             forgotten_at = time.monotonic()
             async with pool.acquire() as connection:
                 await rollup_store.forget_before(connection, (clock.now() - retention).replace(hour=0, minute=0, second=0, microsecond=0))
-        await asyncio.sleep(PAUSE_SECONDS)
+        await asyncio.sleep(max(PAUSE_SECONDS, pause))
