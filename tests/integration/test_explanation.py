@@ -1,22 +1,18 @@
-"""An invoice with several meters is explained to the cent down to event ids, on the running stack; what somebody altered is named."""
+"""An invoice with several meters is explained to the cent down to event ids, on the running stack."""
 
-import asyncio
 import csv
 import json
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import asyncpg
 import pytest
-from typer.testing import CliRunner
+from by_hand import told, turnpike
 from whole_system import Customer, World, eventually
 
-from turnpike_cli.__main__ import app
 from turnpike_cli.story.people import KEY_HEADER
 
 pytestmark = pytest.mark.timeout(300)
@@ -56,18 +52,6 @@ async def shop(world: World) -> World:
     await world.doors.ask("checkout", "POST", "/v1/catalogue/apply", body=document)
     await world.clock.settle()
     return world
-
-
-async def turnpike(world: World, *arguments: str) -> str:
-    """Run the command; returns what it printed."""
-    words = [*arguments, "--data", str(world.stack.folder)]
-    done = await asyncio.to_thread(CliRunner(env={"COLUMNS": "200"}).invoke, app, words)
-    assert done.exit_code == 0, (words, done.output[-2000:], done.exception)
-    return done.stdout
-
-
-async def told(world: World, *arguments: str) -> Any:
-    return json.loads(await turnpike(world, *arguments, "--json"))
 
 
 async def calls(world: World, customer: Customer, method: str, path: str, count: int) -> set[int]:
@@ -242,66 +226,3 @@ async def test_an_invoice_of_several_meters_is_explained_from_its_lines_to_its_e
     counting = [one for one in on_time if one["status"] < 300 and one["id"] != deleted]
     await the_events_and_the_files_say_the_same(shop, invoice.number, truth, counting, tmp_path)
     await what_came_late_stands_on_the_next_invoice(shop, customer)
-
-
-async def alter(world: World, service: str, sql: str, customer: Customer) -> None:
-    """Change a table by hand, as a careless administrator would."""
-    connection = await asyncpg.connect(world.stack.wiring.database_url(service), timeout=10)
-    try:
-        await connection.execute(f'set search_path to "{service}"')
-        assert await connection.execute(sql, customer.subscription_id) == "UPDATE 1"
-    finally:
-        await connection.close(timeout=5)
-
-
-@dataclass(frozen=True)
-class Alteration:
-    """A number that somebody changed by hand, and what the day's events, total and window are then, beside what was called."""
-
-    service: str
-    table: str
-    column: str
-    key: str
-    differences: tuple[int, int, int]
-
-    def sql(self, amount: int) -> str:
-        """Change the first hour of a subscription."""
-        return (
-            f"update {self.table} set {self.column} = {self.column} + ({amount}) where ctid = (select t.ctid from {self.table} t "
-            f"where {self.key} and t.{self.column} > 0 order by t.hour limit 1)"
-        )
-
-
-OF_SEGMENT = "t.segment_id in (select id from segment where subscription_id = $1)"
-ALTERATIONS = (
-    Alteration("usage_collector", "usage_window", "quantity", OF_SEGMENT, (0, 0, 7)),
-    Alteration("stripe_reporter", "usage_window", "total", "t.subscription_id = $1", (0, 7, 0)),
-    Alteration("usage_collector", "usage_rollup", "quantity", OF_SEGMENT, (7, 0, 0)),
-)
-
-
-async def test_a_number_that_somebody_altered_after_the_close_is_named_and_not_explained_away(world: World) -> None:
-    now = await world.clock.now()
-    await world.clock.advance_to(now.replace(minute=1) + timedelta(hours=1))  # so that all calls are in one hour
-    customer = await world.join("payg")
-    await customer.person.call_many(world.http, 30)
-    await world.end_the_month()
-    called = customer.person.calls[200]
-    invoice = (await world.stripe.invoices(customer.stripe_id))[0]
-    for one in ALTERATIONS:
-        await alter(world, one.service, one.sql(7), customer)
-        tree = await told(world, "explain", invoice.number)
-        (usage,) = tree["usage"]
-        (day,) = usage["days"]
-        assert (tree["total_minor"], usage["quantity"]) == (invoice.total, called)  # the bill is what it is
-        assert usage["difference"], one
-        events, total, window = (called + more for more in one.differences)
-        words = f"{events} in events, {total} in the total" + (f", {window} in the collector's window" if window != total else "")
-        assert day["difference"] == words
-        opened = (await told(world, "explain", invoice.number, "--day", day["start"][:10]))["day"]
-        assert [hour["difference"] for hour in opened["hours"] if hour["difference"]] == [words]
-        text = await turnpike(world, "explain", invoice.number)
-        assert f"! {words}" in text
-        await alter(world, one.service, one.sql(-7), customer)
-    (usage,) = (await told(world, "explain", invoice.number))["usage"]
-    assert (usage["difference"], [day["difference"] for day in usage["days"]]) == (None, [None])

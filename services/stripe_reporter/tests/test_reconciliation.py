@@ -258,6 +258,42 @@ async def test_totals_that_were_not_told_are_published_again(scene: Scene) -> No
     assert scene.collector.again[0]["subscription_id"] == "s-1"
 
 
+async def test_a_window_that_is_not_what_its_events_add_up_to_is_never_told_by_a_repair(scene: Scene) -> None:
+    scene.collector.counted(100, windows=107)
+    assert await scene.causes() == [("events-windows", "miscounted", 7), ("windows-told", "not_told", -7)]
+    (said,) = await scene.repair()
+    assert "not told: put them right first" in said
+    scene.collector.counted(130, counted=None)  # nobody could add the events up in time
+    (said,) = await scene.repair()
+    assert "not told" in said
+    assert scene.collector.again == []
+
+
+async def test_a_segment_closed_with_a_wrong_total_settles_once_its_windows_are_right_again(
+    scene: Scene, publish: Publish, facts: Facts
+) -> None:
+    end = START + timedelta(days=1)
+    await publish(facts.closed({"calls": 107}, segment_end=end))
+    scene.collector.counted(100, windows=107)
+    assert any("put them right first" in line for line in await scene.repair())
+    assert scene.collector.again == []
+    scene.collector.counted(100)
+    (said,) = await scene.repair()
+    assert said.endswith("the collector says its total again")
+    assert [(one["from"], one["to"]) for one in scene.collector.again] == [(START.isoformat(), end.isoformat())]
+    await publish(facts.closed({"calls": 100}, segment_end=end, cause_id="again", occurred_at=end + timedelta(hours=1)))
+    await scene.report()
+    assert await scene.pool.fetchval("select state from segment") == "settled"
+    assert await scene.repair() == []
+
+
+async def test_a_segment_that_was_not_compared_whole_is_not_closed_again(scene: Scene, publish: Publish, facts: Facts) -> None:
+    await publish(facts.closed({"calls": 107}, segment_end=START + timedelta(days=31)))
+    (said,) = await scene.repair()
+    assert "--period" in said
+    assert scene.collector.again == []
+
+
 async def test_usage_that_is_overdue_is_sent_now(scene: Scene, publish: Publish, facts: Facts) -> None:
     await publish(facts.usage(140, revision=2))
     await scene.pool.execute("update usage_window set due_at = $1 where due_at is not null", HOUR)

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from billing_common.events import UsageCollected
+from billing_common.events import UsageCollected, UsageSegmentClosed
 from billing_common.internal_auth import issue_token
 from billing_common.testing import events_in_outbox
 from usage_collector import corrections, late, publishing, rolling, routes_days
@@ -159,8 +159,29 @@ async def test_totals_are_published_again_as_a_new_revision(
     pool: asyncpg.Pool, ask: Callable[..., Any], collector: Collector, clock: FixedClock
 ) -> None:
     await publishing.publish_all_windows(pool, collector.directory, now=clock.now())
-    assert await ask("/v1/windows/publish-again") == {"windows": 1}
+    assert await ask("/v1/windows/publish-again") == {"windows": 1, "segments": 0}
     await publishing.publish_all_windows(pool, collector.directory, now=clock.now())
     async with pool.acquire() as connection:
         told = [(event.quantity, event.revision) for event in await events_in_outbox(connection, UsageCollected)]
     assert told[-1] == (9, told[0][1] + 1)
+
+
+async def test_a_closing_is_said_again_with_the_totals_of_now(
+    pool: asyncpg.Pool, ask: Callable[..., Any], collector: Collector, clock: FixedClock
+) -> None:
+    await pool.execute("update usage_window set quantity = quantity + 7")
+    clock.instant = FEBRUARY
+    (due,) = await publishing.due_segments(pool, now=clock.now(), wall=START, grace=timedelta(0))
+    await publishing.close_segments(pool, collector.directory, [due.id], now=clock.now())
+    await pool.execute("update usage_window set quantity = quantity - 7")
+    clock.instant = FEBRUARY + timedelta(minutes=1)
+    for _ in range(2):
+        assert await ask("/v1/windows/publish-again") == {"windows": 1, "segments": 1}
+    async with pool.acquire() as connection:
+        closings = await events_in_outbox(connection, UsageSegmentClosed)
+    assert [(one.totals["calls"], one.occurred_at) for one in closings] == [(16, FEBRUARY), (9, clock.instant), (9, clock.instant)]
+    first, second, third = closings
+    assert len({one.event_id for one in closings}) == 2, "asked in the same instant it is the same event"
+    assert second == third
+    told = {"subscription_id", "account_id", "segment_start", "segment_end", "reason", "product_id", "catalogue_version"}
+    assert second.model_dump(include=told) == first.model_dump(include=told)

@@ -1,5 +1,6 @@
 """Figures that the reporter keeps itself, and the differences that were found: every query on them."""
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -149,6 +150,27 @@ async def put_differences(connection: Connection, looked_at: Iterable[str], sinc
     await connection.execute(
         "delete from difference where subscription_id = any($1::text[]) and day >= $2 and last_seen_at < $3", list(looked_at), since, now
     )
+
+
+async def mismatched_segments(
+    connection: Connection, subscription_id: str, since: datetime, until: datetime
+) -> list[tuple[datetime, datetime]]:
+    """Return start and end of the unsettled segments that touch a range and were closed with other totals than their windows have here."""
+    rows = await connection.fetch(
+        "select g.segment_start, g.segment_end, g.totals::text, (select coalesce(jsonb_object_agg(meter_id, total), '{}') from ("
+        "select meter_id, sum(total) as total from usage_window w where w.subscription_id = g.subscription_id "
+        "and w.segment_start = g.segment_start group by 1) sums)::text as windows from segment g "
+        "where g.subscription_id = $1 and g.settled_at is null and g.segment_start < $3 and g.segment_end > $2 order by 1",
+        subscription_id,
+        since,
+        until,
+    )
+    found = []
+    for row in rows:
+        totals, windows = json.loads(row["totals"]), json.loads(row["windows"])
+        if any(totals.get(meter, 0) != windows.get(meter, 0) for meter in {*totals, *windows}):
+            found.append((row["segment_start"], row["segment_end"]))
+    return found
 
 
 async def listed(connection: Connection, limit: int) -> list[Any]:

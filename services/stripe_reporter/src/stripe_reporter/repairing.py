@@ -26,10 +26,8 @@ async def repair(stations: Stations, found: Reconciled, since: datetime, until: 
         async with stations.pool.acquire() as connection, connection.transaction():
             windows = await store.pull_all(connection, stations.clocks.now, found.subscription_id)
         said.append(f"{windows} totals that were overdue are sent now")
-    if "not_told" in causes:
-        body = {"subscription_id": found.subscription_id, "from": since.isoformat(), "to": until.isoformat()}
-        again = await stations.collector.post("/v1/windows/publish-again", body)
-        said.append(f"{again['windows']} totals are published again by the collector")
+    said += await _tell_again(stations, found)
+    said += await _close_again(stations, found, since, until)
     for one in found.found:
         difference = one.difference
         if difference.station != "ledger-stripe" or difference.cause != "manual_change_in_stripe":
@@ -40,6 +38,46 @@ async def repair(stations: Stations, found: Reconciled, since: datetime, until: 
         else:
             said += await _resend(stations, found, difference.product_id, difference.meter_id, difference.day)
     return said
+
+
+def _unsure(found: Reconciled) -> set[datetime]:
+    """Return the days whose windows are not, or could not be seen to be, what their events add up to."""
+    return {one.day for one in found.meters if one.counted != one.windows and (one.windows or one.counted is not None)}
+
+
+async def _tell_again(stations: Stations, found: Reconciled) -> list[str]:
+    days = sorted({one.difference.day for one in found.found if one.difference.cause == "not_told"})
+    unsure, said, windows = _unsure(found), [], 0
+    for day in days:
+        if day in unsure:
+            said.append(f"{day:%Y-%m-%d}: its windows are not what its events add up to, so they are not told: put them right first")
+            continue
+        windows += await _publish_again(stations, found, day, day + DAY)
+    return [*said, f"{windows} totals are published again by the collector"] if windows else said
+
+
+async def _close_again(stations: Stations, found: Reconciled, since: datetime, until: datetime) -> list[str]:
+    """Have closings said again whose totals are not those of the windows: nobody can settle them, and the windows may be right since."""
+    async with stations.pool.acquire() as connection:
+        segments = await reconciliation_store.mismatched_segments(connection, found.subscription_id, since, until)
+    unsure, said = _unsure(found), []
+    for start, end in segments:
+        head = f"{start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M}"
+        if start < since or end > until:
+            said.append(f"{head}: closed with another total than its windows have; compare all of it (--period) to have it said again")
+        elif any(start < day + DAY and day < end for day in unsure):
+            said.append(
+                f"{head}: closed with another total than its windows have, which are not what the events add up to: put them right first"
+            )
+        else:
+            await _publish_again(stations, found, max(start, end - DAY), end)
+            said.append(f"{head}: was closed with another total than its windows have; the collector says its total again")
+    return said
+
+
+async def _publish_again(stations: Stations, found: Reconciled, since: datetime, until: datetime) -> int:
+    body = {"subscription_id": found.subscription_id, "from": since.isoformat(), "to": until.isoformat()}
+    return int((await stations.collector.post("/v1/windows/publish-again", body))["windows"])
 
 
 async def _resend(stations: Stations, found: Reconciled, product_id: str, meter_id: str, day: datetime) -> list[str]:

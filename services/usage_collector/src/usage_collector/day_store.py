@@ -79,8 +79,8 @@ async def duplicates(connection: Reader, sids: Sequence[str], since: datetime, u
     return rows
 
 
-async def publish_again(connection: Reader, subscription_id: str, since: datetime, until: datetime) -> int:
-    """Have the totals of a range published once more, as a new revision: who has them already changes nothing. Returns how many."""
+async def mark_windows(connection: Reader, subscription_id: str, since: datetime, until: datetime) -> int:
+    """Have the totals of a range published once more, as a new revision. Returns how many."""
     tag = await connection.execute(
         "update usage_window w set revision = w.revision + 1, dirty = true from segment s where s.id = w.segment_id "
         "and s.subscription_id = $1 and w.hour >= $2 and w.hour < $3",

@@ -8,7 +8,7 @@ import asyncpg
 from billing_common.db import Connection
 from billing_common.events import UsageCollected, UsageSegmentClosed, derive_id
 from billing_common.outbox import announce_many
-from usage_collector import metrics, store, subscription_store, window_store
+from usage_collector import day_store, metrics, store, subscription_store, window_store
 from usage_collector.directory import Directory
 from usage_collector.subscription_store import Due
 from usage_collector.thresholds import announce_reached
@@ -72,23 +72,44 @@ async def close_segments(pool: asyncpg.Pool, directory: Directory, segment_ids: 
         closing = await subscription_store.due_segments(connection, now=now, ids=segment_ids)
         while await publish_windows(connection, [segment.id for segment in closing], now=now, directory=directory) == WINDOWS_MAX:
             pass
-        totals = await window_store.segment_totals(connection, [segment.id for segment in closing])
-        closed = []
-        for segment in closing:
-            rules = await directory.rules_of(connection, (segment.product_id, segment.catalogue_version))
-            zeros = dict.fromkeys(rules.meters, 0) if rules else {}
-            closed.append(_closed(segment, zeros | totals[segment.id], now))
-        await announce_many(connection, closed)
+        await announce_many(connection, await _closings(connection, directory, closing, now))
         await subscription_store.close(connection, [segment.id for segment in closing], now=now)
     for segment in closing:
         metrics.CLOSED.labels(segment.reason).inc()
     return len(closing)
 
 
-def _closed(segment: Due, totals: dict[str, int], now: datetime) -> UsageSegmentClosed:
+async def publish_again(
+    pool: asyncpg.Pool, directory: Directory, subscription_id: str, since: datetime, until: datetime, *, now: datetime
+) -> tuple[int, int]:
+    """Have the totals of a range published once more, as a new revision, and say the closings of its segments again with their totals now.
+
+    Who has them already changes nothing. Returns how many of each.
+    """
+    async with pool.acquire() as connection, connection.transaction():
+        await store.lock_shared(connection)
+        windows = await day_store.mark_windows(connection, subscription_id, since, until)
+        closed = await subscription_store.closed_segments(connection, subscription_id, since, until)
+        await announce_many(connection, await _closings(connection, directory, closed, now, again=f":again:{now.isoformat()}"))
+    return windows, len(closed)
+
+
+async def _closings(
+    connection: Connection, directory: Directory, segments: Sequence[Due], now: datetime, *, again: str = ""
+) -> list[UsageSegmentClosed]:
+    totals = await window_store.segment_totals(connection, [segment.id for segment in segments])
+    found = []
+    for segment in segments:
+        rules = await directory.rules_of(connection, (segment.product_id, segment.catalogue_version))
+        zeros = dict.fromkeys(rules.meters, 0) if rules else {}
+        found.append(_closed(segment, zeros | totals[segment.id], now, again))
+    return found
+
+
+def _closed(segment: Due, totals: dict[str, int], now: datetime, again: str) -> UsageSegmentClosed:
     return UsageSegmentClosed.model_validate(
         {
-            "cause_id": f"{segment.subscription_id}:{segment.started_at.isoformat()}:{segment.ended_at.isoformat()}",
+            "cause_id": f"{segment.subscription_id}:{segment.started_at.isoformat()}:{segment.ended_at.isoformat()}{again}",
             "occurred_at": now,
             "subscription_id": segment.subscription_id,
             "account_id": segment.account_id,

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, HTTPException, Request
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from billing_common.internal_auth import require_scope
-from usage_collector import day_store
+from usage_collector import publishing
 from usage_collector.day_figures import DaysAnswer, figures
 from usage_collector.rollup_store import HOUR, hour_of
 from usage_collector.routes import as_range
@@ -39,6 +39,7 @@ class AgainRequest(BaseModel):
 
 class AgainAnswer(BaseModel):
     windows: int = Field(description="totals that are published as a new revision")
+    segments: int = Field(description="closings that are said again, with the totals of now")
 
 
 @router.post("/v1/reconciliation/days", dependencies=[Depends(require_scope("usage:read"))])
@@ -61,8 +62,12 @@ async def get_days(request: Request, body: DaysRequest) -> FreshDays:
 
 @router.post("/v1/windows/publish-again", dependencies=[Depends(require_scope("usage:write"))], status_code=202)
 async def publish_again(request: Request, body: AgainRequest) -> AgainAnswer:
-    """Publish the running totals of a range once more: whoever has missed one takes it, for all others nothing changes."""
+    """Publish the totals of a range once more, and its closings: whoever has missed one takes it, for all others nothing changes."""
     since, to = as_range(body.since, body.to)
     if to - since > timedelta(days=62):
         raise HTTPException(422, "at most 62 days at once")
-    return AgainAnswer(windows=await day_store.publish_again(request.app.state.pool, body.subscription_id, since, to))
+    state = request.app.state
+    windows, segments = await publishing.publish_again(
+        state.pool, state.collector.directory, body.subscription_id, since, to, now=state.clock.now()
+    )
+    return AgainAnswer(windows=windows, segments=segments)

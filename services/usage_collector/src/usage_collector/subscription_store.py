@@ -245,6 +245,19 @@ async def due_segments(
     return [Due(**row) for row in rows]
 
 
+async def closed_segments(connection: Connection, subscription_id: str, since: datetime, until: datetime) -> list[Due]:
+    """Return the closed segments that touch a range."""
+    rows = await connection.fetch(
+        "select s.id, s.subscription_id, u.account_id, s.started_at, s.ended_at, s.product_id, s.catalogue_version, s.reason "
+        "from segment s join subscription u on u.subscription_id = s.subscription_id "
+        "where s.subscription_id = $1 and s.closed_at is not null and s.started_at < $3 and s.ended_at > $2 order by s.started_at",
+        subscription_id,
+        since,
+        until,
+    )
+    return [Due(**row) for row in rows]
+
+
 async def close(connection: Connection, segment_ids: Sequence[int], *, now: datetime) -> None:
     """Make totals final, and tell the caches so."""
     await connection.execute("update segment set closed_at = $2 where id = any($1::bigint[])", list(segment_ids), now)
