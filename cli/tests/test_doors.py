@@ -1,5 +1,8 @@
 """Doors that are not this folder's stack: named in the environment, for containers."""
 
+from typing import Any
+
+import httpx
 import pytest
 
 from turnpike_cli.doors import Doors
@@ -36,3 +39,17 @@ def test_a_wrong_name_or_a_missing_key_is_said_at_once(named: Stack, monkeypatch
     monkeypatch.delenv("TURNPIKE_INTERNAL_TOKEN_KEYS")
     with pytest.raises(CommandError, match="set TURNPIKE_INTERNAL_TOKEN_KEYS"):
         Doors(named)
+
+
+async def test_a_body_that_does_not_fit_is_said_by_its_fields(named: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refuse(*_: Any, **__: Any) -> httpx.Response:
+        detail = [
+            {"type": "x", "loc": ["body", "entries", 0, "to"], "msg": "Field required"},
+            {"type": "x", "loc": ["body"], "msg": "Not all of it"},
+        ]
+        return httpx.Response(422, json={"detail": detail})
+
+    async with Doors(named) as doors:
+        monkeypatch.setattr(httpx.AsyncClient, "request", refuse)
+        with pytest.raises(CommandError, match=r"checkout refuses POST /v1/x: entries\.0\.to: Field required; body: Not all of it"):
+            await doors.ask("checkout", "POST", "/v1/x")

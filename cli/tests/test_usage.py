@@ -229,7 +229,9 @@ def test_hours_that_are_not_divided_yet_are_named(doors: Asked) -> None:
 def test_rejected_events_can_be_asked_for_by_time(doors: Asked) -> None:
     event = {"at": "2027-01-05T10:20:00Z", "reason": "quantity_too_large", "sid": "s-1", "source": "/shop", "id": "e-7"}
     doors.answers = {("usage_collector", "GET", "/v1/rejected"): {"events": [event], "at_the_door": []}}
-    assert "too_large" in run("usage", "rejected", "--subscription", "s-1", "--from", "2027-01-05", "--to", "2027-01-06").stdout
+    shown = run("usage", "rejected", "--subscription", "s-1", "--from", "2027-01-05", "--to", "2027-01-06").stdout
+    assert "too_large" in shown
+    assert "at the HTTP door" not in shown  # nothing was
     assert doors.asked[0][2] == {
         "subscription_id": "s-1", "from": "2027-01-05T00:00:00+00:00", "to": "2027-01-06T00:00:00+00:00", "limit": 100,
     }  # fmt: skip

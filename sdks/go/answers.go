@@ -13,6 +13,7 @@ import (
 const (
 	retryAfterMax = 5 * time.Minute
 	aheadReason   = "in_the_future"
+	refusedKey    = "the key is refused: give a valid one (turnpike senders add); all is kept until then"
 )
 
 type action string
@@ -56,7 +57,7 @@ func judge(status int, retryAfterHeader string, body []byte, events int, now tim
 	}
 	code := found.Error.Code
 	if status == 401 || status == 403 {
-		return verdict{action: actionUnauthorized, problem: fmt.Sprintf("HTTP %d: the key was refused", status)}
+		return verdict{action: actionUnauthorized, problem: fmt.Sprintf("HTTP %d: %s", status, refusedKey)}
 	}
 	cut := code == "disconnected" // 400 because the body did not arrive whole: nothing is wrong with it
 	if (status == 400 || status == 413) && !cut && (code != "" || events > 1) {

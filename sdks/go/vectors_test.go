@@ -35,6 +35,7 @@ type vectors struct {
 		Action     action
 		Refusals   [][]any
 		Wait       float64 `json:"wait_seconds"`
+		Problem    string
 	}
 	Now     time.Time
 	Backoff []struct {
@@ -159,6 +160,9 @@ func TestAnswers(t *testing.T) {
 			decided := judge(vector.Status, vector.RetryAfter, body, vector.Events, found.Now)
 			if decided.action != vector.Action || decided.wait.Seconds() != vector.Wait || len(decided.refusals) != len(vector.Refusals) {
 				t.Fatalf("%+v", decided)
+			}
+			if vector.Problem != "" && decided.problem != vector.Problem {
+				t.Errorf("%s instead of %s", decided.problem, vector.Problem)
 			}
 			for place, one := range decided.refusals {
 				wanted := vector.Refusals[place]

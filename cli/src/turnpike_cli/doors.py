@@ -146,4 +146,6 @@ def _words(answer: httpx.Response, content: Any) -> str:
     for name in ("detail", "error", "message"):
         if isinstance(content, dict) and name in content:
             content = content[name]
+    if isinstance(content, list) and all(isinstance(entry, dict) and {"loc", "msg"} <= entry.keys() for entry in content):
+        return "; ".join(f"{'.'.join(map(str, entry['loc'][1:])) or entry['loc'][0]}: {entry['msg']}" for entry in content)
     return content if isinstance(content, str) else str(content)

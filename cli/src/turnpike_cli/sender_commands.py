@@ -1,19 +1,39 @@
 """`turnpike senders add`, `list` and `revoke`: who may send usage over HTTP."""
 
 import asyncio
+import re
 from typing import Annotated, Any
 from urllib.parse import quote
 
 import typer
 
 from turnpike_cli.doors import Doors
+from turnpike_cli.errors import CommandError, DoorRefusedError
 from turnpike_cli.output import print_json, print_table
 from turnpike_cli.stack import Stack
 from turnpike_cli.stack_commands import AsJson, DataFolder
 
 SERVICE = "usage_collector"
-Name = Annotated[str, typer.Argument(help="What people call the sender.")]
-Source = Annotated[str, typer.Option("--source", help="CloudEvents source it speaks for, with all below it, e.g. /gateways/orders.")]
+NAME_MAX, SOURCE_MAX = 100, 200
+
+
+def _as_name(text: str) -> str:
+    if not text.strip() or len(text) > NAME_MAX:
+        raise typer.BadParameter(f"say what people call the sender, in at most {NAME_MAX} characters.")
+    return text
+
+
+def _as_source(text: str) -> str:
+    if not text or len(text) > SOURCE_MAX or re.search(r"[\s\x00]", text) or text.endswith("/"):
+        raise typer.BadParameter(f"1 to {SOURCE_MAX} characters without a blank and without / at the end, e.g. /gateways/orders.")
+    return text
+
+
+Name = Annotated[str, typer.Argument(help="What people call the sender.", callback=_as_name)]
+Source = Annotated[
+    str,
+    typer.Option("--source", help="CloudEvents source it speaks for, with all below it, e.g. /gateways/orders.", callback=_as_source),
+]
 Only = Annotated[list[str] | None, typer.Option("--subscription", help="A subscription it may name; may be given again; absent: all.")]
 SenderId = Annotated[str, typer.Argument(help="Its id, as the list shows it.")]
 
@@ -31,25 +51,33 @@ def add(name: Name, source: Source, subscription: Only = None, data: DataFolder 
     if as_json:
         print_json(made)
         return
-    typer.echo(f"sender {made['id']} for {made['source']}\nkey {made['key']}\nKeep the key now: it is not shown again.")
+    only = f"only {_only(made['subscriptions'])}" if made["subscriptions"] else "every subscription"
+    typer.echo(f"sender {made['id']} for {made['source']} and all below it; it may name {only}")
+    typer.echo(f"key {made['key']}\nKeep the key now: it is not shown again.")
 
 
 @sender_app.command("list")
 def list_senders(data: DataFolder = None, as_json: AsJson = False) -> None:
-    """List senders."""
+    """List those who may send; a revoked one is not among them."""
     found = asyncio.run(_ask(Stack(data), "GET", "/v1/senders"))["senders"]
     if as_json:
         print_json(found)
         return
-    rows = [[one["id"], one["name"], one["source_prefix"], _only(one["subscriptions"]), one["created_by"]] for one in found]
-    print_table("", ["id", "name", "source", "subscriptions", "made by"], rows)
+    if not found:
+        typer.echo("Nobody may send: `turnpike senders add NAME --source SOURCE` makes a sender and its key.")
+        return
+    rows = [[one["id"], one["name"], one["source_prefix"], _only(one["subscriptions"]), one["created_at"][:10]] for one in found]
+    print_table("", ["id", "name", "source", "subscriptions", "since"], rows)
 
 
 @sender_app.command()
 def revoke(sender: SenderId, data: DataFolder = None) -> None:
     """Refuse a sender's key from now on; within seconds at every instance."""
-    asyncio.run(_ask(Stack(data), "DELETE", f"/v1/senders/{quote(sender, safe='')}"))
-    typer.echo(f"sender {sender} is revoked")
+    try:
+        asyncio.run(_ask(Stack(data), "DELETE", f"/v1/senders/{quote(sender, safe='')}"))
+    except DoorRefusedError as error:
+        raise CommandError(f"{sender}: {error.words}; `turnpike senders list` shows the ids of those who may send.") from None
+    typer.echo(f"sender {sender} is revoked: its key is refused within seconds; what it sent before stays counted")
 
 
 def _only(subscriptions: list[str] | None) -> str:

@@ -54,13 +54,15 @@ def rejected(
     if not found["events"] and not found["at_the_door"]:
         typer.echo("nothing was rejected" + ("" if since or to else " in the last 30 days"))
         return
-    events = [[one["at"], one["reason"], one["sid"], one["source"], one["id"]] for one in found["events"]]
-    print_table("Rejected events", ["time", "reason", "subscription or sid", "source", "id"], events)
+    events = [[one["at"][:19], one["reason"], one["sid"], one["source"], one["id"]] for one in found["events"]]
+    if events:
+        print_table("Rejected events", ["time (UTC)", "reason", "subscription or sid", "source", "id"], events)
     refused = [
-        [one["last_at"], one["reason"], one["subscription_id"], one["sender"] or one["sender_id"], str(one["events"])]
+        [one["last_at"][:19], one["reason"], one["subscription_id"], one["sender"] or one["sender_id"], str(one["events"])]
         for one in found["at_the_door"]
     ]
-    print_table("Refused at the HTTP door", ["last", "reason", "subscription", "sender", "events"], refused)
+    if refused:
+        print_table("Refused at the HTTP door", ["last (UTC)", "reason", "subscription", "sender", "events"], refused)
 
 
 def _moment(text: str | None) -> str | None:

@@ -4,6 +4,7 @@
 const RETRY_AFTER_MAX_SECONDS = 300
 const RETRY_CODES = new Set(['disconnected']) // 400 because the body did not arrive whole: nothing is wrong with it
 const AHEAD = 'in_the_future'
+const REFUSED = 'the key is refused: give a valid one (turnpike senders add); all is kept until then'
 const STATUSES = new Set(['accepted', 'rejected'])
 
 /**
@@ -17,7 +18,7 @@ function judge(status, retryAfterHeader, body, { events, now }) {
   if ((status === 202 || status === 403 || status === 422) && Array.isArray(answer.results)) return byEvent(answer.results, events)
   const code = String(answer.error?.code ?? '')
   const message = String(answer.error?.message ?? '')
-  if (status === 401 || status === 403) return verdict('unauthorized', { problem: `HTTP ${status}: ${message || 'the key was refused'}` })
+  if (status === 401 || status === 403) return verdict('unauthorized', { problem: `HTTP ${status}: ${REFUSED}` })
   if ((status === 400 || status === 413) && !RETRY_CODES.has(code) && (code || events > 1)) {
     if (events > 1) return verdict('split', { problem: `HTTP ${status}: ${code}` })
     return verdict('done', { refusals: [{ place: 0, reason: code, message }] })

@@ -39,6 +39,7 @@ for (const vector of vectors.answers) {
     assert.equal(verdict.action, vector.action)
     assert.deepEqual(verdict.refusals.map((one) => [one.place, one.reason, one.message]), vector.refusals ?? [])
     assert.equal(verdict.waitSeconds, vector.wait_seconds ?? 0)
+    assert.equal(verdict.problem, vector.problem ?? verdict.problem)
   })
 }
 

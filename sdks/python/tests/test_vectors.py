@@ -43,6 +43,7 @@ def test_an_answer(vector: dict[str, Any]) -> None:
     assert verdict.action == vector["action"]
     assert [[one.place, one.reason, one.message] for one in verdict.refusals] == vector.get("refusals", [])
     assert verdict.wait_seconds == vector.get("wait_seconds", 0)
+    assert verdict.problem == vector.get("problem", verdict.problem)
 
 
 @pytest.mark.parametrize("vector", VECTORS["backoff"])

@@ -10,6 +10,7 @@ from typing import Any, Literal
 RETRY_AFTER_MAX_SECONDS = 300.0
 RETRY_CODES = frozenset({"disconnected"})  # 400 because the body did not arrive whole: nothing is wrong with it
 AHEAD = "in_the_future"
+REFUSED = "the key is refused: give a valid one (turnpike senders add); all is kept until then"
 
 Action = Literal["done", "split", "retry", "unauthorized", "ahead"]
 
@@ -46,7 +47,7 @@ def judge(status: int, headers: Mapping[str, str], body: bytes, *, events: int, 
     code = str(error.get("code", "")) if isinstance(error, dict) else ""
     message = str(error.get("message", "")) if isinstance(error, dict) else ""
     if status in {401, 403}:
-        return Verdict("unauthorized", problem=f"HTTP {status}: {message or 'the key was refused'}")
+        return Verdict("unauthorized", problem=f"HTTP {status}: {REFUSED}")
     if status in {400, 413} and code not in RETRY_CODES and (code or events > 1):
         if events > 1:
             return Verdict("split", problem=f"HTTP {status}: {code}")
