@@ -6,7 +6,7 @@ from typing import Any
 
 import asyncpg
 from typer.testing import CliRunner
-from whole_system import Customer, World
+from whole_system import Customer, World, eventually
 
 from turnpike_cli.__main__ import app
 
@@ -24,10 +24,10 @@ async def told(world: World, *arguments: str) -> Any:
 
 
 async def alter(world: World, service: str, sql: str, customer: Customer) -> None:
-    """Change a table by hand, as a careless administrator would."""
+    """Change one row by hand, as a careless administrator would, once it is there."""
     connection = await asyncpg.connect(world.stack.wiring.database_url(service), timeout=10)
     try:
         await connection.execute(f'set search_path to "{service}"')
-        assert await connection.execute(sql, customer.subscription_id) == "UPDATE 1"
+        await eventually("a row to alter", lambda: connection.execute(sql, customer.subscription_id), lambda tag: tag == "UPDATE 1")
     finally:
         await connection.close(timeout=5)
