@@ -75,7 +75,7 @@ def check_against_contract(answer: httpx.Response) -> None:
 class Door:
     """The app, the log behind it and the keys that open it."""
 
-    app: FastAPI
+    app: IngestDoor
     client: httpx.AsyncClient
     log: Log
     refusals: Refusals
@@ -114,11 +114,11 @@ async def door(pool: asyncpg.Pool, publish: Publish, clock: FixedClock) -> Async
         ingest_requests_max=3,
         ingest_ack_timeout_seconds=1.0,
     )
-    app, log = FastAPI(), Log()
+    log = Log()
     log.acknowledge.set()
     refusals = Refusals()
-    app.state.ingest = Ingest(log, Senders(pool, refresh_seconds=60), refusals, clock=clock, settings=settings)  # type: ignore[arg-type]
-    app.add_middleware(IngestDoor, path="/v1/events")
+    ingest = Ingest(log, Senders(pool, refresh_seconds=60), refusals, clock=clock, settings=settings)  # type: ignore[arg-type]
+    app = IngestDoor(FastAPI(), "/v1/events", lambda: ingest)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://outside") as client:
         yield Door(app, client, log, refusals, *keys)
 

@@ -113,7 +113,7 @@ async def test_calls_and_events_become_totals_and_a_closed_segment(running: Runn
         made = (await door.post("/v1/senders", json={"name": "Gateway", "source": "/gateways/one"})).json()
     event = {"specversion": "1.0", "id": "e1", "source": "/gateways/one", "type": "turnpike.usage", "subject": "sub-2"}
     event |= {"time": START.isoformat(), "data": {"meter": "calls", "quantity": 2_000_000}}
-    transport = httpx.ASGITransport(app=running.service.public)  # type: ignore[arg-type]
+    transport = httpx.ASGITransport(app=running.service.front)
     async with httpx.AsyncClient(transport=transport, base_url="http://outside") as sender:
         for _ in range(2):
             answer = await sender.post(

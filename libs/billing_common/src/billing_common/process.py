@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import structlog
 import uvicorn
-from fastapi import FastAPI
 
 log = structlog.get_logger(__name__)
 GARBAGE = (50_000, 20, 50)  # objects until the youngest are looked through for cycles, and how often the older ones are
@@ -20,7 +19,7 @@ GARBAGE = (50_000, 20, 50)  # objects until the youngest are looked through for 
 class Door(NamedTuple):
     """An application, where it listens, and the setting that names its port."""
 
-    app: FastAPI
+    app: Any  # ASGI
     host: str
     port: int
     setting: str

@@ -51,6 +51,7 @@ class Service:
         self.settings = settings
         self.migrations = migrations
         self.public = FastAPI(title=name, openapi_url=None, docs_url=None, redoc_url=None) if public else None
+        self.front: Any = self.public  # what the public port serves: the app, or what stands in front of it
         self.internal = FastAPI(title=f"{name} (internal)", docs_url=None, redoc_url=None, max_body_size=BODY_BYTES_MAX)
         self.broker = KafkaBroker(
             **kafka_settings.faststream_arguments(settings),
@@ -86,6 +87,10 @@ class Service:
     def loop(self, name: str, task: Callable[[], Awaitable[None]]) -> None:
         """Run `task` for as long as the service lives; after an error again, with a growing pause."""
         self._loops.append((name, task))
+
+    def put_in_front(self, wrap: Callable[[Any], Any]) -> None:
+        """Have an ASGI application of one's own take public requests first: it gets the one that is there to hand on to."""
+        self.front = wrap(self.front)
 
     def on_start(self, hook: Callable[[], Awaitable[None]]) -> None:
         """Run `hook` once the pool is there and before events and requests are served."""
@@ -288,7 +293,7 @@ class Service:
         """Serve both doors until SIGTERM or SIGINT, then stop in order."""
         doors = [process.Door(self.internal, self.settings.internal_host, self.settings.internal_port, "INTERNAL_PORT")]
         if self.public is not None:
-            doors.append(process.Door(self.public, self.settings.http_host, self.settings.http_port, "HTTP_PORT"))
+            doors.append(process.Door(self.front, self.settings.http_host, self.settings.http_port, "HTTP_PORT"))
         await process.serve(self.name, doors, self.running())
 
 

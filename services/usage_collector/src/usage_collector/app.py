@@ -37,7 +37,7 @@ def create_service(settings: Settings) -> Service:
     routers = [handlers.router, recorded, *([] if elsewhere else [calls])]
     service = Service(SERVICE, settings, migrations=MIGRATIONS, routers=routers if settings.collect else [])
     assert service.public is not None
-    service.public.add_middleware(IngestDoor, path=public_contract.PATH)
+    service.put_in_front(lambda app: IngestDoor(app, public_contract.PATH, lambda: service.context["ingest"]))
     service.public.openapi = partial(public_contract.document, SERVICE)  # type: ignore[method-assign]  # as FastAPI's guide says
     service.on_start(lambda: _start_door(service, settings))
     if not settings.collect:

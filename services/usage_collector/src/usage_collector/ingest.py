@@ -4,7 +4,8 @@ import asyncio
 import time
 import zlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any, NamedTuple
 
 import msgspec
@@ -28,7 +29,13 @@ RECORD_MAX_BYTES = 400_000  # well below what brokers and Event Hubs take
 BODY_TIMEOUT_SECONDS = 15.0
 FORBIDDEN = frozenset({"foreign_source", "foreign_subscription"})
 JSON = ("content-type", "application/json")
+ACCEPTED = metrics.INGESTED.labels("accepted", "")
 _encode = msgspec.json.encode
+
+
+@cache
+def _seconds(status: int) -> Any:
+    return metrics.INGEST.labels(str(status))
 
 
 class Answer(NamedTuple):
@@ -57,7 +64,10 @@ class Ingest:
             answer = await self._answer(headers, receive)
         except RequestError as error:
             answer = _problem(error)
-        metrics.INGEST.labels(str(answer.status)).observe(time.monotonic() - started)
+        except Exception:
+            log.exception("a request for events failed")
+            answer = _problem(RequestError(500, "internal_error", "something is wrong here: send the same events again later"))
+        _seconds(answer.status).observe(time.monotonic() - started)
         return answer
 
     async def _answer(self, headers: Mapping[str, str], receive: Receive) -> Answer:
@@ -97,15 +107,15 @@ class Ingest:
         limits = Limits(oldest, newest, settings.quantity_max, self._senders.meters, self._senders.values)
         good, results = _check_all(events, sender, limits)
         if len(good) < len(results):
+            for reason, count in Counter(result.reason for result in results if result.reason).items():
+                metrics.INGESTED.labels("rejected", reason).inc(count)
             for event, result in zip(events, results, strict=True):
                 if result.reason is not None:
                     subject = event.subject if isinstance(event, Incoming) else ""
                     self._refusals.add(sender.id, subject, result.reason, result.id, now=now)
         if good:
             await self._send(good)
-        metrics.INGESTED.labels("accepted", "").inc(len(good))
-        for reason, count in Counter(result.reason for result in results if result.reason).items():
-            metrics.INGESTED.labels("rejected", reason).inc(count)
+            ACCEPTED.inc(len(good))
         return _respond(len(good), results)
 
     async def _send(self, events: list[Incoming]) -> None:
@@ -203,17 +213,16 @@ def _problem(error: RequestError) -> Answer:
 class IngestDoor:
     """Takes POST to one path out of an application's hands: on the way through a framework a single event would cost twice as much."""
 
-    def __init__(self, app: ASGIApp, path: str) -> None:
-        self._app, self._path = app, path
+    def __init__(self, app: ASGIApp, path: str, ingest: Callable[[], Ingest]) -> None:
+        self._app, self._path, self._ingest = app, path, ingest
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] != self._path:
             await self._app(scope, receive, send)
             return
         if scope["method"] == "POST":
-            ingest: Ingest = scope["app"].state.ingest
             headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(scope["headers"])}
-            answer = await ingest(headers, receive)
+            answer = await self._ingest()(headers, receive)
         else:
             refused = _problem(RequestError(405, "method_not_allowed", "events are sent with POST"))
             answer = refused._replace(headers=(*refused.headers, ("allow", "POST")))
