@@ -20,6 +20,7 @@ from turnpike_cli.errors import CommandError
 from turnpike_cli.findings import Finding
 from turnpike_cli.parts import BY_NAME, SERVICE_NAMES
 from turnpike_cli.stack import Stack
+from usage_collector.settings import Settings as CollectorSettings
 
 
 def settings_of(stack: Stack, *names: str) -> dict[str, dict[str, str]]:
@@ -80,6 +81,26 @@ async def test_missing_topics_and_an_unreachable_kafka_are_found(stack: Stack, m
     finding = only(await doctor_kafka.examine(settings))
     assert "needed by checkout" in finding.text
     assert "KAFKA_BOOTSTRAP_SERVERS" in finding.remedy
+
+
+async def test_a_broker_that_would_refuse_the_collectors_is_found_with_both_settings(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = settings_of(stack, "checkout", "usage_collector")
+    settings["usage_collector"]["SESSION_TIMEOUT_MS"] = "1999"  # the broker of the stack takes 2000
+    finding = only(await doctor_kafka.examine(settings))
+    assert finding.verdict == "failed"
+    assert finding.text == "group.min.session.timeout.ms is 2000: usage_collector, which asks for 1999, is refused"
+    assert (
+        finding.remedy == "set group.min.session.timeout.ms of the brokers to 1999 or less, or USAGE_COLLECTOR_SESSION_TIMEOUT_MS to 2000"
+    )
+    assert only(await doctor_kafka.examine({"checkout": settings["checkout"]})).verdict == "ok"  # the others ask for what all take
+    monkeypatch.setattr(doctor_kafka, "LOWEST_TIMEOUT", "not.told")
+    assert only(await doctor_kafka.examine(settings)).verdict == "warning"
+    settings["usage_collector"]["SESSION_TIMEOUT_MS"] = "6000"
+    assert only(await doctor_kafka.examine(settings)).verdict == "ok"
+
+
+def test_the_doctor_knows_what_a_collector_asks_for_where_nothing_is_set() -> None:
+    assert CollectorSettings.model_fields["session_timeout_ms"].default == doctor_kafka.COLLECTOR_TIMEOUT_MS
 
 
 @pytest.fixture

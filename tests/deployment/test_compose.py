@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic_settings import BaseSettings
+
+from embedded_servers.kafka_properties import server_properties
 
 PROGRAMS = {
     "sandbox-stripe": "sandbox_stripe",
@@ -49,6 +52,19 @@ def test_every_variable_is_a_setting_and_every_required_setting_is_given(
     assert {variable for variable, required in known.items() if required} <= set(given) | written
     if name != "provision":
         accepted(program, given)
+
+
+def test_every_broker_of_ours_takes_the_session_time_out_of_the_collectors(
+    root: Path, services: dict[str, dict[str, Any]], settings: dict[str, type[BaseSettings]]
+) -> None:
+    asked = settings["usage_collector"].model_fields["session_timeout_ms"].default
+    local = list(yaml.safe_load_all((root / "deploy/k8s/overlays/local/servers.yaml").read_text()))
+    (broker,) = [one for one in local if one["kind"] == "Deployment" and one["metadata"]["name"] == "kafka"]
+    variables = {one["name"]: one["value"] for one in broker["spec"]["template"]["spec"]["containers"][0]["env"]}
+    embedded = dict(line.split("=", 1) for line in server_properties(port=1, controller_port=2, data=root).splitlines())
+    name = "KAFKA_GROUP_MIN_SESSION_TIMEOUT_MS"
+    taken = [services["kafka"]["environment"][name], variables[name], embedded["group.min.session.timeout.ms"]]
+    assert [int(one) <= asked for one in taken] == [True] * 3, (asked, taken)
 
 
 def test_whoever_is_waited_for_exists_and_says_when_it_is_ready(services: dict[str, dict[str, Any]]) -> None:

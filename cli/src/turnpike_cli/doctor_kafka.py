@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError
 
 from billing_common.topics import all_topics
@@ -13,6 +14,10 @@ from turnpike_cli.findings import Finding, failed, fine, warning
 
 AREA = "Kafka"
 TIMEOUT_SECONDS = 8.0
+COLLECTOR = "usage_collector"
+COLLECTOR_TIMEOUT_MS = 3000  # its own default, for where its package is not installed
+TAKEN_BY_DEFAULT_MS = 6000
+LOWEST_TIMEOUT = "group.min.session.timeout.ms"
 NO_ACCESS = {29: "no access to topic", 30: "no access to group", 31: "no access to cluster"}
 
 
@@ -23,7 +28,9 @@ async def examine(settings: Mapping[str, Mapping[str, str]]) -> list[Finding]:
         key = tuple(sorted((field, value) for field, value in given.items() if field.startswith("KAFKA_")))
         if given.get("KAFKA_BOOTSTRAP_SERVERS"):
             different.setdefault(key, []).append(name)
-    groups = await asyncio.gather(*(_examine_cluster(dict(key), names) for key, names in different.items()))
+    asked = int(settings.get(COLLECTOR, {}).get("SESSION_TIMEOUT_MS", COLLECTOR_TIMEOUT_MS))
+    clusters = ((dict(key), names, asked if COLLECTOR in names else None) for key, names in different.items())
+    groups = await asyncio.gather(*(_examine_cluster(*cluster) for cluster in clusters))
     return [finding for group in groups for finding in group]
 
 
@@ -43,7 +50,7 @@ def _arguments(given: Mapping[str, str]) -> dict[str, Any]:
     return found
 
 
-async def _examine_cluster(given: Mapping[str, str], services: list[str]) -> list[Finding]:
+async def _examine_cluster(given: Mapping[str, str], services: list[str], collector_timeout_ms: int | None) -> list[Finding]:
     where = given["KAFKA_BOOTSTRAP_SERVERS"]
     admin = AIOKafkaAdminClient(**_arguments(given))
     try:
@@ -51,12 +58,13 @@ async def _examine_cluster(given: Mapping[str, str], services: list[str]) -> lis
             await admin.start()
             topics = await admin.describe_topics(list(all_topics()))
             brokers = (await admin.describe_cluster())["brokers"]
+            lowest = None if collector_timeout_ms is None else await _lowest_timeout(admin, [broker["node_id"] for broker in brokers])
     except (KafkaError, OSError, TimeoutError) as error:
         remedy = "start Kafka, or correct KAFKA_BOOTSTRAP_SERVERS, KAFKA_SECURITY_PROTOCOL and KAFKA_SASL_*"
         return [failed(AREA, f"{where} does not answer ({type(error).__name__}), needed by {', '.join(services)}", remedy)]
     finally:
         await admin.close()
-    findings = _topics(topics)
+    findings = _topics(topics) + ([] if collector_timeout_ms is None else _timeouts(collector_timeout_ms, lowest))
     count = f"{len(brokers)} broker{'s' if len(brokers) != 1 else ''}"
     return findings or [fine(AREA, f"{where}: {count}, all {len(topics)} topics there")]
 
@@ -76,3 +84,32 @@ def _topics(topics: list[dict[str, Any]]) -> list[Finding]:
     if thin:
         findings.append(warning(AREA, f"partitions without a leader: {', '.join(thin)}", "see to the brokers that are down"))
     return findings
+
+
+async def _lowest_timeout(admin: AIOKafkaAdminClient, brokers: list[int]) -> int | None:
+    """Return the shortest session time-out that every broker takes; None where that is not told (Event Hubs, or no right to ask)."""
+    wanted = [ConfigResource(ConfigResourceType.BROKER, str(broker), {LOWEST_TIMEOUT: ""}) for broker in brokers]
+    try:
+        answers = await admin.describe_configs(wanted)
+    except KafkaError:
+        return None
+    entries = [entry for answer in answers for resource in answer.resources if resource[0] == 0 for entry in resource[4]]
+    return max((int(value) for name, value, *_ in entries if name == LOWEST_TIMEOUT and value), default=None)
+
+
+def _timeouts(asked: int, lowest: int | None) -> list[Finding]:
+    """Compare what the collectors ask for with what the brokers take: below it they never join and nothing is counted."""
+    setting = f"{COLLECTOR.upper()}_SESSION_TIMEOUT_MS"
+    remedy = f"set {LOWEST_TIMEOUT} of the brokers to {asked} or less"
+    if lowest is None and asked < TAKEN_BY_DEFAULT_MS:
+        text = f"the brokers do not say which session time-outs they take; {COLLECTOR} asks for {asked} ms"
+        return [warning(AREA, text, f"{remedy}, or {setting} to {TAKEN_BY_DEFAULT_MS}, which brokers take unless told otherwise")]
+    if lowest is not None and asked < lowest:
+        return [
+            failed(
+                AREA,
+                f"{LOWEST_TIMEOUT} is {lowest}: {COLLECTOR}, which asks for {asked}, is refused",
+                f"{remedy}, or {setting} to {lowest}",
+            )
+        ]
+    return []

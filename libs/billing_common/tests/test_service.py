@@ -13,15 +13,19 @@ from uuid import uuid4
 import asyncpg
 import httpx
 import pytest
+import structlog
 from aiokafka import AIOKafkaProducer
-from faststream import Context
+from aiokafka.errors import GroupAuthorizationFailedError, InvalidSessionTimeoutError
+from faststream import AckPolicy, Context
 from faststream.kafka import KafkaRouter
+from pydantic_settings import SettingsConfigDict
 
 from billing_common import lag
 from billing_common.db import MigrationError, Pool, migrate
 from billing_common.events import AccountClosed, AccountRegistered, InvalidEventError
 from billing_common.inbox import claim
 from billing_common.internal_auth import issue_token
+from billing_common.joining import refusal
 from billing_common.messaging import consume
 from billing_common.outbox import announce
 from billing_common.refusals import BODY_BYTES_MAX
@@ -197,6 +201,50 @@ async def test_it_is_ready_when_kafka_and_postgres_answer(service: Service) -> N
     assert (await ask(service, "GET", "/health/ready")).json() == {"ready": True, "reasons": []}
     metrics = (await ask(service, "GET", "/metrics")).text
     assert "turnpike_outbox_rows 0.0" in metrics
+
+
+class QuickSettings(ServiceSettings):
+    model_config = SettingsConfigDict(env_prefix="QUICK_", frozen=True)
+
+    session_timeout_ms: int = 1000  # our test broker allows 2000
+
+
+async def test_a_broker_that_refuses_the_session_time_out_is_told_with_both_settings(
+    postgres_dsn: str, kafka_bootstrap: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    await provision({"bootstrap_servers": kafka_bootstrap}, partitions=2)
+    dsn = await make_schema(postgres_dsn, "quick", tmp_path)
+    router = KafkaRouter()
+
+    @router.subscriber(AccountRegistered.topic, group_id="quick", ack_policy=AckPolicy.NACK_ON_ERROR, session_timeout_ms=1000)
+    async def on_account_registered(event: AccountRegistered) -> None: ...
+
+    settings = QuickSettings(database_url=dsn, kafka_bootstrap_servers=kafka_bootstrap, internal_token_keys=KEY)  # type: ignore[arg-type]
+    service = Service("quick", settings, migrations=tmp_path, routers=[router])
+    wanted = (
+        "Kafka refuses consumers with a session time-out of 1000 ms: set the broker's group.min.session.timeout.ms to 1000 or less, "
+        "or QUICK_SESSION_TIMEOUT_MS to what the broker allows (from 6000 unless it was changed)"
+    )
+    with structlog.testing.capture_logs() as logs:
+        async with service.running(), asyncio.timeout(20):
+            while wanted not in await service.readiness():
+                await asyncio.sleep(0.1)
+    await drop_database(postgres_dsn, dsn)
+    assert wanted in {entry.get("detail") for entry in logs if entry.get("task") == "kafka"}
+
+
+def test_what_a_broker_refuses_names_the_settings_of_the_broker_it_is() -> None:
+    class ElsewhereSettings(QuickSettings):
+        calls_kafka_session_timeout_ms: int = 4000
+
+    settings = ElsewhereSettings(database_url="x", kafka_bootstrap_servers="x", internal_token_keys=KEY)  # type: ignore[arg-type]
+    plain = ServiceSettings(database_url="x", kafka_bootstrap_servers="x", internal_token_keys=KEY)  # type: ignore[arg-type]
+    assert "4000 ms" in refusal(InvalidSessionTimeoutError(), "calls", settings)
+    assert "QUICK_CALLS_KAFKA_SESSION_TIMEOUT_MS" in refusal(InvalidSessionTimeoutError(), "calls", settings)
+    assert refusal(InvalidSessionTimeoutError(), "kafka", plain).endswith(
+        "of 6000 ms: set the broker's group.min.session.timeout.ms to 6000 or less"
+    )
+    assert not refusal(GroupAuthorizationFailedError(), "kafka", settings)
 
 
 async def test_an_edited_migration_is_refused(postgres_dsn: str, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from billing_common.db import create_pool, migrate
 from billing_common.dead_letters import DeadLetters
 from billing_common.doors import install_doors
 from billing_common.inbox import forget_old_claims
+from billing_common.joining import OWN_BROKER, join_groups, refusal
 from billing_common.messaging import PauseOrPark, check_context
 from billing_common.outbox import Relay
 from billing_common.refusals import BODY_BYTES_MAX, install_refusals
@@ -76,6 +77,7 @@ class Service:
         self._next_due: list[NextDue] = []
         self._notes: list[SettledCheck] = []
         self._broker_started = False
+        self._refused: dict[str, str] = {}  # by loop: why a broker will never let it join
         self._watcher: AIOKafkaConsumer
         self._clients_started: list[AIOKafkaProducer | AIOKafkaConsumer] = []
         for app in self.apps:
@@ -171,9 +173,10 @@ class Service:
         except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, AttributeError):
             reasons.append("Postgres does not answer")
         if self.broker.subscribers and not self._broker_started:
-            reasons.append("Kafka: not subscribed yet")
+            reasons.append(self._refused.get(OWN_BROKER) or "Kafka: not subscribed yet")
         elif not await self.broker.ping(2):
             reasons.append("Kafka does not answer")
+        reasons += [text for loop, text in self._refused.items() if loop != OWN_BROKER]
         READY.set(0 if reasons else 1)
         return reasons
 
@@ -201,7 +204,7 @@ class Service:
         check_context(self.broker)
         tasks = [
             asyncio.create_task(self._run_loop(name, task), name=name)
-            for name, task in [("kafka", self._run_kafka), ("claims", self._forget_claims), ("lag", self._watch_lag), *self._loops]
+            for name, task in [(OWN_BROKER, self._run_kafka), ("claims", self._forget_claims), ("lag", self._watch_lag), *self._loops]
         ]
         try:
             yield
@@ -259,19 +262,14 @@ class Service:
             self._clients_started.append(client)
         if not self._broker_started:
             try:
-                await self._start_subscribers()
+                await join_groups(self.broker)
             except BaseException:
                 with suppress(Exception):
                     await self.broker.stop()  # a half-started subscriber must not be started twice
                 raise
             self._broker_started = True
+            self._refused.pop(OWN_BROKER, None)
         await self.relay.run()
-
-    async def _start_subscribers(self) -> None:
-        """Join all groups at once: `broker.start()` joins one after another and waits for each."""
-        await self.broker.connect()
-        await asyncio.gather(*(subscriber.start() for subscriber in self.broker.subscribers))
-        self.broker.running = True
 
     async def _forget_claims(self) -> None:
         while True:
@@ -286,8 +284,12 @@ class Service:
                     await task()
                 except Exception as error:
                     LOOP_FAILURES.labels(name).inc()
-                    log.warning("background task failed and starts again", task=name, error=type(error).__name__, detail=describe(error))
+                    if refused := refusal(error, name, self.settings):
+                        self._refused[name] = refused
+                    detail = refused or describe(error)
+                    log.warning("background task failed and starts again", task=name, error=type(error).__name__, detail=detail)
                     raise
+                self._refused.pop(name, None)
 
     async def serve(self) -> None:
         """Serve both doors until SIGTERM or SIGINT, then stop in order."""

@@ -61,7 +61,7 @@ def kafka_server() -> Iterator[str]:
     elif docker_answers():
         from testcontainers.community.kafka import KafkaContainer
 
-        with KafkaContainer(KAFKA_IMAGE).with_kraft() as container:
+        with KafkaContainer(KAFKA_IMAGE).with_kraft().with_env("KAFKA_GROUP_MIN_SESSION_TIMEOUT_MS", "2000") as container:
             yield container.get_bootstrap_server()
     else:
         with _temporary_folder("turnpike-kafka-") as folder, Kafka(folder) as server:
