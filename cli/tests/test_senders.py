@@ -10,7 +10,13 @@ from turnpike_cli.__main__ import app
 from turnpike_cli.doors import SCOPES, Doors
 from turnpike_cli.errors import DoorRefusedError
 
-MADE = {"id": "0a1b", "key": "tps_0a1b_secret", "source": "/gateways/one", "subscriptions": ["sub-a", "sub-b"]}
+MADE = {
+    "id": "0a1b",
+    "key": "tps_0a1b_secret",
+    "source": "/gateways/one",
+    "subscriptions": ["sub-a", "sub-b"],
+    "notes": ["sub-a is billed elsewhere"],
+}
 KEPT = {
     "id": "0a1b",
     "name": "one",
@@ -18,6 +24,7 @@ KEPT = {
     "subscriptions": None,
     "created_at": "2027-01-05T10:20:00Z",
     "created_by": "t",
+    "notes": ["only enterprise is billed"],
 }
 
 
@@ -45,6 +52,7 @@ def test_a_sender_is_made_with_its_scope_and_its_key_is_shown(asked: list[tuple[
     words = run("senders", "add", "one", "--source", "/gateways/one", "--subscription", "sub-a", "--subscription", "sub-b")
     assert "/gateways/one and all below it; it may name only sub-a, sub-b" in words
     assert "key tps_0a1b_secret" in words
+    assert "! sub-a is billed elsewhere" in words
     assert json.loads(run("senders", "add", "one", "--source", "/gateways/one", "--json"))["key"] == "tps_0a1b_secret"
     bodies = [{"name": "one", "source": "/gateways/one", "subscriptions": given} for given in (["sub-a", "sub-b"], None)]
     assert asked == [("usage_collector", "POST", "/v1/senders", body) for body in bodies]
@@ -55,6 +63,7 @@ def test_senders_are_listed_without_keys_and_revoked_by_id(asked: list[tuple[str
     assert "/gateways/one" in listed
     assert "all" in listed
     assert "2027-01-05" in listed
+    assert "one: only enterprise is billed" in listed
     assert json.loads(run("senders", "list", "--json")) == [KEPT]
     assert "revoked" in run("senders", "revoke", "0a1b/../x")
     assert asked[-1] == ("usage_collector", "DELETE", "/v1/senders/0a1b%2F..%2Fx", None)

@@ -214,7 +214,24 @@ def test_usage_of_an_earlier_period_stands_with_the_period_in_which_it_is_billed
         "At this pace: USD 110.85 for 120,000 calls at the period's end (pace since 2027-01-10T12:30 UTC)",
     ]
     assert json.loads(run("usage", "show", "s-1", "--json").stdout)["of_earlier_periods"] == charges[:2]
-    assert doors.asked[2] == ("checkout", "/v1/corrections", {"subscription_id": "s-1", "limit": 1000})
+    assert doors.asked[3] == ("checkout", "/v1/corrections", {"subscription_id": "s-1", "limit": 1000})
+
+
+def test_usage_that_came_from_a_source_that_does_not_bill_is_named(doors: Asked) -> None:
+    sent = {"origin": "ingest", "outcome": "filtered", "reason": "other_source", "meter_id": "", "distinct": 1200, "events": 1200}
+    counted = {**sent, "origin": "stream", "outcome": "counted", "reason": "", "distinct": 5}
+    failed = {**counted, "outcome": "filtered", "reason": "failed"}
+    doors.answers = {
+        ("usage_collector", "GET", "/v1/usage/s-1/standing"): STANDING,
+        ("usage_collector", "GET", "/v1/usage/s-1/split"): lambda asked: {
+            "complete_until": None,
+            "rows": [sent, counted, failed] if "origin" in asked["by"] else [],
+        },
+        CHARGES: [],
+    }
+    text = " ".join(run("usage", "show", "s-1").stdout.split())
+    assert "! 1,200 events came from a sender over HTTP, which does not bill this product: they count nothing" in text
+    assert text.count("they count nothing") == 1
 
 
 def test_hours_that_are_not_divided_yet_are_named(doors: Asked) -> None:

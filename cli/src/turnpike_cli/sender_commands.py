@@ -54,6 +54,8 @@ def add(name: Name, source: Source, subscription: Only = None, data: DataFolder 
     only = f"only {_only(made['subscriptions'])}" if made["subscriptions"] else "every subscription"
     typer.echo(f"sender {made['id']} for {made['source']} and all below it; it may name {only}")
     typer.echo(f"key {made['key']}\nKeep the key now: it is not shown again.")
+    for note in made["notes"]:
+        typer.echo(f"! {note}")
 
 
 @sender_app.command("list")
@@ -68,6 +70,9 @@ def list_senders(data: DataFolder = None, as_json: AsJson = False) -> None:
         return
     rows = [[one["id"], one["name"], one["source_prefix"], _only(one["subscriptions"]), one["created_at"][:10]] for one in found]
     print_table("", ["id", "name", "source", "subscriptions", "since"], rows)
+    for one in found:
+        for note in one["notes"]:
+            typer.echo(f"{one['name']}: {note}")
 
 
 @sender_app.command()

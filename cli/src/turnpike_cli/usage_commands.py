@@ -20,6 +20,7 @@ Limit = Annotated[int, typer.Option("--limit", min=1, max=1000, help="How many o
 Since = Annotated[str | None, typer.Option("--from", help="From this time on (UTC when no zone is given).")]
 To = Annotated[str | None, typer.Option("--to", help="Before this time.")]
 By = Literal["hour", "day", "endpoint", "status"]
+SOURCES = {"stream": "the gateway's stream", "ingest": "a sender over HTTP", "reports": "API Management's reports"}
 
 usage_app = typer.Typer(help="Usage: what was counted, what was not, and how it is put right.", no_args_is_help=True)
 
@@ -93,6 +94,9 @@ def show(
     for line in standing_lines(found["standing"], found["of_earlier_periods"]):
         typer.echo(line)
     print_table(f"Usage by {by}", *_table(found["split"], by))
+    for row in found["of_other_sources"]:
+        typer.echo(f"! {row['distinct']:,} events came from {SOURCES.get(row['origin'], row['origin'])}, which does not bill this product: "
+                   "they count nothing")  # fmt: skip
     if found["split"]["complete_until"]:
         typer.echo(f"Hours from {found['split']['complete_until'][:16]} UTC on are in the totals but are not divided yet.")
 
@@ -102,11 +106,17 @@ async def _show(stack: Stack, subscription: str, by: By, since: str | None, to: 
         standing = await doors.ask("usage_collector", "GET", f"/v1/usage/{subscription}/standing")
         start = parse_moment(since or standing["period_start"])
         end = parse_moment(to) if to else max(datetime.fromisoformat(standing["freshness"]["as_of"]), start) + timedelta(hours=1)
-        params = {"from": start.isoformat(), "to": end.isoformat(), "by": [by, "outcome"]}
-        split = await doors.ask("usage_collector", "GET", f"/v1/usage/{subscription}/split", params=params)
+        span, path = {"from": start.isoformat(), "to": end.isoformat()}, f"/v1/usage/{subscription}/split"
+        split = await doors.ask("usage_collector", "GET", path, params={**span, "by": [by, "outcome"]})
+        origins = await doors.ask("usage_collector", "GET", path, params={**span, "by": ["origin", "outcome"]})
         charges = await doors.ask("checkout", "GET", "/v1/corrections", params={"subscription_id": subscription, "limit": 1000})
     begin = datetime.fromisoformat(standing["period_start"])
-    return {"standing": standing, "split": split, "of_earlier_periods": [one for one in charges if _is_billed_since(begin, one)]}
+    return {
+        "standing": standing,
+        "split": split,
+        "of_earlier_periods": [one for one in charges if _is_billed_since(begin, one)],
+        "of_other_sources": [row for row in origins["rows"] if row["reason"] == "other_source"],
+    }
 
 
 def _is_billed_since(begin: datetime, charge: dict[str, Any]) -> bool:

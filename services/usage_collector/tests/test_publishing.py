@@ -108,10 +108,11 @@ async def test_a_segment_waits_for_its_catalogue_and_for_held_events(pool: async
 
 
 @pytest.fixture
-async def door(pool: asyncpg.Pool, clock: FixedClock) -> AsyncIterator[httpx.AsyncClient]:
+async def door(pool: asyncpg.Pool, clock: FixedClock, collector: Collector) -> AsyncIterator[httpx.AsyncClient]:
     app = FastAPI()
     app.include_router(routes.router)
     app.state.pool, app.state.clock, app.state.token_keys, app.state.positions = pool, clock, KEYS, Positions([])
+    app.state.collector = collector
     token = issue_token(KEYS, caller="test", scopes=["usage:read", "senders:write", "senders:read"])
     headers = {"authorization": f"Bearer {token}"}
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://inside", headers=headers) as client:

@@ -67,7 +67,8 @@ def _operation() -> Schema:
         "description": (
             "CloudEvents 1.0: one (structured), several (batch) or one in binary mode (ce-* headers, the body is `data`). 202 means that "
             "Kafka has every accepted event on disk. Events are answered one by one; a repeated one (same source, id and UTC day) is "
-            "accepted and counted once. Send the same events again after 429, 503 or no answer."
+            "accepted and counted once. Accepted does not mean billed: the plan at the event's time decides that, and usage of a product "
+            "that another source bills counts nothing. Send the same events again after 429, 503 or no answer."
         ),
         "operationId": "post_events",
         "security": [{"senderKey": []}],

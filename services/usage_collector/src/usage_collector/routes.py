@@ -1,5 +1,6 @@
 """Requests in, on the internal port: usage, reconciliation, what was rejected and the senders' keys."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 
@@ -8,7 +9,7 @@ from fastapi import APIRouter, Depends, HTTPException, Query, Request
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from billing_common.internal_auth import Caller, require_scope
-from usage_collector import sender_store, subscription_store, window_store
+from usage_collector import sender_notes, sender_store, subscription_store, window_store
 from usage_collector.reconciliation import reconcile
 from usage_collector.refusals import rejected
 from usage_collector.senders import new_key
@@ -136,7 +137,7 @@ async def get_rejected(
 async def add_sender(
     request: Request, body: SenderRequest, caller: Annotated[Caller, Depends(require_scope("senders:write"))]
 ) -> dict[str, Any]:
-    """Make a sender. Its key is in this answer and nowhere else."""
+    """Make a sender. Its key is in this answer and nowhere else; `notes` say what of its scope is billed from another source."""
     sender_id, key, key_sha256 = new_key()
     state = request.app.state
     await sender_store.add_sender(
@@ -150,14 +151,22 @@ async def add_sender(
         by=caller.name,
     )
     log.info("sender made", sender=sender_id, by=caller.name)
-    return {"id": sender_id, "key": key, "source": body.source, "subscriptions": body.subscriptions}
+    (notes,) = await _notes(request, [body.subscriptions])
+    return {"id": sender_id, "key": key, "source": body.source, "subscriptions": body.subscriptions, "notes": notes}
+
+
+async def _notes(request: Request, scopes: Sequence[Sequence[str] | None]) -> list[list[str]]:
+    state = request.app.state
+    async with state.pool.acquire() as connection:
+        return await sender_notes.notes(connection, state.collector.directory, scopes, now=state.clock.now())
 
 
 @router.get("/v1/senders", dependencies=[Depends(require_scope("senders:read"))])
 async def list_senders(request: Request) -> dict[str, Any]:
     rows = await sender_store.senders(request.app.state.pool)
     shown = ("id", "name", "source_prefix", "subscriptions", "created_at", "created_by")
-    return {"senders": [{name: row[name] for name in shown} for row in rows]}
+    found = await _notes(request, [row["subscriptions"] for row in rows])
+    return {"senders": [{name: row[name] for name in shown} | {"notes": notes} for row, notes in zip(rows, found, strict=True)]}
 
 
 @router.delete("/v1/senders/{sender_id}", status_code=204)
