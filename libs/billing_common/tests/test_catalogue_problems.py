@@ -344,7 +344,12 @@ OLDER = {"id": "a", "pricingModelType": "Tier", "prices": {"unit": {"currency": 
         (OLDER | {"prices": {"unit": {"unitAmount": 5, "quota": 10**14}}}, "$[0].prices.unit.quota", "out of range"),
         (OLDER | {"prices": {"unit": {"unitAmount": 10**15, "quota": 1}}}, "$[0].prices.unit.unitAmount", "out of range"),
         (OLDER | {"pricingModelType": "Free"}, "$[0].prices.unit.unitAmount", "would be lost"),
-        (OLDER | {"prices": {"unit": {"currency": "usx", "unitAmount": 5}}}, "$[0].prices", "not a currency"),
+        (OLDER | {"prices": {"unit": {"currency": "usx", "unitAmount": 5}}}, "$[0].prices.unit.currency", "not a currency"),
+        (
+            OLDER | {"pricingModelType": "Metered", "prices": {"metered": {"currency": "usx", "unitAmount": 5}}},
+            "$[0].prices.metered.currency",
+            "not a currency",
+        ),
         (OLDER | {"recurring": {"interval": "month", "intervalCount": 3}}, "$[0].recurring.intervalCount", "out of range"),
         (OLDER | {"id": "a b"}, "$[0].id", "not allowed"),
     ],
@@ -359,7 +364,7 @@ def test_mistakes_in_the_older_form_are_named_by_their_place_in_it(entry: dict[s
     [
         ({("payg", "usd"): 3, ("world", "eur"): 1, ("free", "gbp"): 9}, []),
         ({("pay", "usd"): 3}, [("$.products", 'Did you mean "payg"?')]),
-        ({("payg", "eur"): 2}, [("$.products[0].currencies", "2 live subscriptions in eur and no price in it; it has usd")]),
+        ({("payg", "eur"): 2}, [("$.products[0].price", "2 live subscriptions in eur and no price in it; it has usd")]),
         ({("gone", "usd"): 1, ("world", "jpy"): 1}, [("$.products", "1 live"), ("$.products[1].currencies", "it has usd, eur")]),
     ],
 )
@@ -386,7 +391,7 @@ def test_what_is_wrong_with_the_file_and_with_its_subscribers_is_told_at_once_in
     assert not isinstance(refused.value, StillSubscribedError)
     assert [problem.path for problem in refused.value.problems] == [
         "$.products",
-        "$.products[0].currencies",
+        "$.products[0].price",
         "$.products[0].keys",
         "$.products[1].currencies",
     ]
@@ -397,7 +402,27 @@ def test_what_is_wrong_with_the_file_and_with_its_subscribers_is_told_at_once_in
     older = json.dumps([OLDER | {"prices": {"unit": {"currency": "usd", "unitAmount": 5, "quota": 1}}}], indent=1)
     with pytest.raises(StillSubscribedError) as still:
         read_over(older, {("a", "eur"): 1}).result()
-    assert (still.value.problems[0].path, still.value.problems[0].line) == ("$[0].currencies", 2)
+    assert (still.value.problems[0].path, still.value.problems[0].line) == ("$[0].prices.unit.currency", 7)
+
+
+@pytest.mark.parametrize(
+    ("top", "fields", "path"),
+    [
+        ({"currency": "eur"}, {}, "$.currency"),
+        ({"currency": "usd"}, {"currency": "eur"}, "$.products[1].currency"),
+        ({"currency": "eur"}, {"currencies": {"gbp": usage()}}, "$.products[1].currencies"),
+        ({}, {}, "$.products[1].price"),
+    ],
+)
+def test_a_currency_that_people_pay_in_is_missed_on_the_line_that_says_another(
+    top: dict[str, Any], fields: dict[str, Any], path: str
+) -> None:
+    text = json.dumps({**top, **of(plan(id="one"), plan(**fields))}, indent=1)
+    with pytest.raises(StillSubscribedError) as refused:
+        read_over(text, {("payg", "jpy"): 1}).result()
+    (problem,) = refused.value.problems
+    said = text.splitlines()[problem.line - 1].strip()
+    assert (problem.path, said.split(":")[0]) == (path, f'"{path.rpartition(".")[2]}"')
 
 
 @pytest.mark.parametrize("text", ["{", '{"version": 1, "products": [{"id": 5}]}', "[]", "5"])

@@ -90,4 +90,11 @@ def _note(problems: Problems, catalogue: Catalogue, priced: Mapping[int, Product
             sold_in = ", ".join((catalogue.currency_of(product), *product.currencies))
             message = f'the product "{product_id}" has {subscriptions} in {currency} and no price in it; it has {sold_in}'
             allowed = f'keep {currency} in "currencies", or a new product in the other currency'
-            problems.add(("products", index, "currencies"), message, allowed)
+            problems.add(problems.first_there(_places_of_currency(index)), message, allowed)
+
+
+def _places_of_currency(index: int) -> tuple[Path, ...]:
+    """Where a file says in which currencies a product is sold: in the older form, in the product itself, for all products."""
+    product: Path = ("products", index)
+    older = tuple((index, "prices", kind, "currency") for kind in ("unit", "metered"))
+    return (*older, (*product, "currencies"), (*product, "currency"), ("currency",), (*product, "price"))

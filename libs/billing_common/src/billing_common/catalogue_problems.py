@@ -49,8 +49,16 @@ class Problems:
         """Note a problem at a path, unless it only follows from one that is noted there already; a `certain` one follows from none."""
         if not certain and any(path[: len(gone)] == gone or gone[: len(path)] == path for gone in self._hidden):
             return
-        place = path if self._older is None else _place_in_array(path, self._older)
+        place = self._place(path)
         self.found.append(Problem(json_path(place), self._source.line_of(place), message, allowed))
+
+    def first_there(self, paths: Iterable[Path]) -> Path:
+        """Return the first of the paths that stands in the file; the last where none does."""
+        path: Path = ()
+        for path in paths:
+            if self._source.has(self._place(path)):
+                break
+        return path
 
     def hide(self, paths: Iterable[Path]) -> None:
         """Note no more problems at, inside or around these paths."""
@@ -59,6 +67,9 @@ class Problems:
     def read_from_array(self, places: Mapping[Path, Path]) -> None:
         """From now on paths are those of the upgraded document. `places` says where the parts of a product stand in the older array."""
         self._older = places
+
+    def _place(self, path: Path) -> Path:
+        return path if self._older is None else _place_in_array(path, self._older)
 
     def raise_if_any(self) -> None:
         if self.found:

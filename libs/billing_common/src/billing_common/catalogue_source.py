@@ -51,6 +51,9 @@ class Source:
         if self._at != len(self._text):
             raise self._error("only one JSON value is allowed")
 
+    def has(self, path: Path) -> bool:
+        return path in self.lines
+
     def line_of(self, path: Path) -> int:
         """Return the line of the path, or of the nearest part of it that is in the file."""
         for length in range(len(path), -1, -1):

@@ -112,7 +112,8 @@ def _product(model: _Model, index: int, problems: Problems) -> dict[str, Any]:
         exponent(currency)
     except UnknownCurrencyError:
         hint = did_you_mean(currency, sorted(CURRENCIES))
-        problems.add((index, "prices"), f'"{currency[:10]}" is not a currency that Stripe charges in.{hint}', "ISO 4217 codes")
+        place = (index, "prices", "unit" if unit else "metered", "currency")
+        problems.add(place, f'"{currency[:10]}" is not a currency that Stripe charges in.{hint}', "ISO 4217 codes")
         return {"currency": currency}
     calls = (unit.quota if unit else 0) * CALLS_PER_UNIT
     product: dict[str, Any] = {
