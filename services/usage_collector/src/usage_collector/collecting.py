@@ -31,7 +31,7 @@ class Collector:
         self._days: set[date] = set()
         self._adding = Adding()
 
-    async def collect(self, seen: Sequence[Observation], *, now: datetime, batch_max: int = 5000) -> None:
+    async def collect(self, seen: Sequence[Observation], *, now: datetime, batch_max: int = 8000) -> None:
         """Store observations, at most `batch_max` in one transaction. Those that another task is adding right now come after it."""
         for start in range(0, len(seen), batch_max):
             waiting = seen[start : start + batch_max]

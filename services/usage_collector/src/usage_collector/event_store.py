@@ -10,6 +10,7 @@ from billing_common.db import Connection
 from usage_collector import mark_store
 from usage_collector.event_rows import COLUMNS, Judged, copy_of
 from usage_collector.observing import Observation
+from usage_collector.store import partition_of
 
 Tally = dict[tuple[str, str, str], int]  # (origin, outcome, reason or "") -> events
 Windows = dict[tuple[int | None, str, int], tuple[int, int]]  # (segment id, meter id, hour since 1970) -> (quantity, events)
@@ -46,8 +47,8 @@ async def add_events(connection: Connection, judged: Sequence[Judged], repeated:
         await mark_store.lock(connection, [pair for pair in judged if pair[1].marks])
     known = await _known(connection, judged)
     fresh = [pair for pair in judged if pair[0].id not in known] if known else judged
-    if fresh:
-        await connection.copy_to_table("usage_event", source=copy_of(fresh), columns=COLUMNS, format="binary")
+    for day, of_day in sorted(_by_day(fresh).items()):  # into its partition: to be sent there row by row costs Postgres a tenth more
+        await connection.copy_to_table(partition_of(day), source=copy_of(of_day), columns=COLUMNS, format="binary")
     tally, windows = add_up(fresh)
     await _add_further_meters(connection, fresh)
     if held := [pair for pair in fresh if pair[1].outcome == "held"]:
@@ -62,13 +63,17 @@ async def add_events(connection: Connection, judged: Sequence[Judged], repeated:
 
 async def _known(connection: Connection, judged: Sequence[Judged]) -> set[UUID]:
     """Return the ids that are stored already. Day by day: each look-up then goes to one partition."""
-    ids: dict[date, list[UUID]] = {}
-    for one, _ in judged:
-        ids.setdefault(one.day, []).append(one.id)
     found: set[UUID] = set()
-    for day, of_day in ids.items():
-        found.update(row[0] for row in await connection.fetch(KNOWN, day, of_day))
+    for day, of_day in _by_day(judged).items():
+        found.update(row[0] for row in await connection.fetch(KNOWN, day, [one.id for one, _ in of_day]))
     return found
+
+
+def _by_day(judged: Sequence[Judged]) -> dict[date, list[Judged]]:
+    days: dict[date, list[Judged]] = {}
+    for pair in judged:
+        days.setdefault(pair[0].day, []).append(pair)
+    return days
 
 
 def add_up(fresh: Iterable[Judged]) -> tuple[Tally, Windows]:

@@ -31,7 +31,7 @@ class Settings(ServiceSettings, ApimSettings):
         le=60000,
         description="after so long a dead collector's streams are taken over; not below the broker's group.min.session.timeout.ms",
     )
-    batch_max: int = Field(default=5000, ge=1, le=20000, description="events in one transaction")
+    batch_max: int = Field(default=8000, ge=1, le=20000, description="events in one transaction")
 
     event_age_max: timedelta = Field(default=35 * DAY, gt=timedelta(0), description="older events are refused: Stripe takes 35 days")
     event_ahead_max: timedelta = Field(

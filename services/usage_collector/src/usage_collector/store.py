@@ -41,12 +41,16 @@ async def partition_days(connection: Connection) -> set[date]:
     return {date.fromisoformat(row["name"].rsplit("_", 1)[-1]) for row in names}
 
 
+def partition_of(day: date) -> str:
+    return f"usage_event_{day:%Y%m%d}"
+
+
 async def add_partition(connection: Connection, day: date) -> None:
     """Make the partition of a day; harmless when it is there."""
     async with connection.transaction():
         await connection.execute("select pg_advisory_xact_lock(hashtext($1))", PARTITION_LOCK)
         await connection.execute(
-            f"create table if not exists usage_event_{day:%Y%m%d} partition of usage_event for values from ('{day}') to ('{day + DAY}')"
+            f"create table if not exists {partition_of(day)} partition of usage_event for values from ('{day}') to ('{day + DAY}')"
         )
 
 
@@ -56,7 +60,7 @@ async def forget_before(connection: Connection, day: date) -> int:
     for gone in old:
         async with connection.transaction():
             await connection.execute("select pg_advisory_xact_lock(hashtext($1))", PARTITION_LOCK)
-            await connection.execute(f"drop table if exists usage_event_{gone:%Y%m%d}")
+            await connection.execute(f"drop table if exists {partition_of(gone)}")
     for table in ("usage_event_meter", "held_event", "duplicate_count"):
         await connection.execute(f"delete from {table} where day < $1", day)  # noqa: S608 - a constant
     for table, column in FORGOTTEN.items():

@@ -18,7 +18,7 @@ from usage_collector.observing import Observation
 SERVICE = "usage_collector"
 SUBSCRIBERS = 4  # each waits for Postgres half of the time: together they keep one core of Python busy
 RECORDS_MAX = 500  # of usage.recorded: each may hold a thousand events
-PARTITION_FETCH_BYTES = 2 << 20
+PARTITION_FETCH_BYTES = 3 << 20
 HEARTBEAT_INTERVAL_MS = 500  # further subscribers get their partitions at the first one's next heartbeat
 
 Decode = Callable[[Sequence[bytes]], tuple[list[Observation], list[tuple[int, InvalidEventError]]]]
