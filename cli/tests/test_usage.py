@@ -213,7 +213,11 @@ def test_usage_of_an_earlier_period_stands_with_the_period_in_which_it_is_billed
         "  Late usage: +500 API calls, 9 January 2027: USD 0.30",
         "At this pace: USD 110.85 for 120,000 calls at the period's end (pace since 2027-01-10T12:30 UTC)",
     ]
-    assert json.loads(run("usage", "show", "s-1", "--json").stdout)["of_earlier_periods"] == charges[:2]
+    shown = json.loads(run("usage", "show", "s-1", "--json").stdout)["of_earlier_periods"]
+    assert [(one["description"], one["amount_minor"], one["alone"]) for one in shown] == [
+        (late["description"], 60, False),
+        (late["description"], 30, False),
+    ]
     assert doors.asked[3] == ("checkout", "/v1/corrections", {"subscription_id": "s-1", "limit": 1000})
 
 

@@ -64,6 +64,17 @@ async def same_key_works(world: World, customer: Customer, key: str) -> None:
     assert key in "".join(shown.tree.text_content().split())
 
 
+async def bill_so_far(world: World, customer: Customer) -> int:
+    """Return what the command says that the running period costs, after checking that both pages say the same."""
+    path = f"/v1/usage/{customer.subscription_id}/standing"
+    total = int((await world.doors.ask("usage_collector", "GET", path))["bill"]["total_minor"])
+    own = await customer.person.browser.open(customer.person.page)
+    usage = await customer.person.browser.open(f"{customer.person.page}/usage")
+    assert f"Total${total / 100:.2f}" in "".join(own.tree.text_content().split())
+    assert f"Billsofar${total / 100:.2f}" in "".join(usage.tree.text_content().split())
+    return total
+
+
 async def reported_equals_counted(world: World, customer: Customer, period: Period, calls: int) -> None:
     params = {"subscription_id": customer.subscription_id, "from": period.start.isoformat(), "to": period.end.isoformat()}
     meters = (await world.doors.ask("stripe_reporter", "GET", "/v1/reconciliation", params=params))["meters"]
@@ -163,6 +174,8 @@ async def test_subscribers_move_to_new_prices_with_the_next_period_and_at_once(w
         await migrate(world, customer, cheaper, "now")
         await customer.person.call_many(world.http, 10)
         await same_key_works(world, customer, key)
+        await world.clock.settle()
+        shown = await bill_so_far(world, customer)
         await world.end_the_month()
         second = period_at(Catalogue.from_document(dearer).product("standard"), started_at=end, at=end)
         old, new = await segments(world, customer, second)
@@ -172,7 +185,7 @@ async def test_subscribers_move_to_new_prices_with_the_next_period_and_at_once(w
         ended = Facts(started_at=end, ended_at=since, end_reason="change")
         expected = rated(dearer, "standard", old["calls"], second, ended)
         expected += rated(cheaper, "standard", new["calls"], second, Facts(started_at=since))
-        assert await invoiced(world, customer, second) == expected
+        assert await invoiced(world, customer, second) == expected == shown
         rows = (await world.doors.ask("checkout", "GET", "/v1/migrations"))["migrations"]
         assert {row["state"] for row in rows if row["subscription_id"] == customer.subscription_id} == {"done"}
     finally:

@@ -2,11 +2,13 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal
 
 import typer
 
+from billing_common.bill_so_far import earlier_of
 from billing_common.money import display
 from turnpike_cli import correction_commands, late_commands
 from turnpike_cli.clock_commands import parse_moment
@@ -114,14 +116,9 @@ async def _show(stack: Stack, subscription: str, by: By, since: str | None, to: 
     return {
         "standing": standing,
         "split": split,
-        "of_earlier_periods": [one for one in charges if _is_billed_since(begin, one)],
+        "of_earlier_periods": [asdict(one) for one in earlier_of(begin, charges)],
         "of_other_sources": [row for row in origins["rows"] if row["reason"] == "other_source"],
     }
-
-
-def _is_billed_since(begin: datetime, charge: dict[str, Any]) -> bool:
-    """Whether usage of a closed period is billed with the one that began then: late usage, or a correction. A draft is that of its own."""
-    return bool(charge["amount_minor"]) and charge["placed"] != "draft" and datetime.fromisoformat(charge["made_at"]) >= begin
 
 
 def standing_lines(standing: dict[str, Any], earlier: Sequence[dict[str, Any]]) -> list[str]:
@@ -143,7 +140,10 @@ def standing_lines(standing: dict[str, Any], earlier: Sequence[dict[str, Any]]) 
     if bill := standing["bill"]:
         of_which = f"; {display(besides, bill['currency'])} of it for usage of earlier periods" if earlier else ""
         lines.append(f"Bill so far: {display(bill['total_minor'] + besides, bill['currency'])}, without tax{of_which}")
-        lines += [f"  {one['description']}: {display(one['amount_minor'], one['currency'])}{_where(one)}" for one in earlier]
+        lines += [
+            f"  {one['description']}: {display(one['amount_minor'], one['currency'])}{', on an invoice of its own' if one['alone'] else ''}"
+            for one in earlier
+        ]
     if projected := standing["projected"]:
         basis = projected["basis"]
         usage = ", ".join(f"{quantity:,} {meter}" for meter, quantity in basis["usage"].items())
@@ -152,10 +152,6 @@ def standing_lines(standing: dict[str, Any], earlier: Sequence[dict[str, Any]]) 
     fresh = standing["freshness"]
     unread = f", {fresh['unread_records']:,} records not read yet" if fresh["unread_records"] else ""
     return [*lines, f"As of {fresh['as_of'][:19]} UTC; at most {fresh['staleness_seconds']:.1f} s behind the streams{unread}"]
-
-
-def _where(charge: dict[str, Any]) -> str:
-    return ", on an invoice of its own" if charge["placed"] == "own_invoice" else ""
 
 
 def _table(split: dict[str, Any], by: By) -> tuple[list[str], list[list[str]]]:

@@ -81,8 +81,14 @@ class RecordedCheckout:
 
     requests: list[CheckoutRequest] = field(default_factory=list)
     billing: list[tuple[str, str]] = field(default_factory=list)
+    told_charges: list[dict[str, Any]] = field(default_factory=list)
     fails: bool = False
     refuses: bool = False
+
+    async def charges(self, subscription_id: str) -> list[dict[str, Any]]:
+        if self.fails:
+            raise CheckoutUnavailableError("down")
+        return [one for one in self.told_charges if one["subscription_id"] == subscription_id]
 
     async def payment_page(self, request: CheckoutRequest) -> str:
         if self.fails:

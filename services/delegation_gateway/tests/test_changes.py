@@ -1,5 +1,6 @@
 """The pages that change a plan: what is offered, what it costs, one wish per form, what is told while it goes on."""
 
+import re
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -21,7 +22,7 @@ from delegation_gateway import changes
 from delegation_gateway.parts import Parts
 from turnpike_ui.formats import money
 
-from .conftest import Story
+from .conftest import RecordedCheckout, Story
 
 
 @pytest.fixture
@@ -267,6 +268,32 @@ async def test_the_bill_of_a_period_with_two_plans_has_both_each_with_its_own_us
     assert "Pro, since then" in page
     assert "500,009" in page
     assert all(money(line.amount_minor, "usd") in page for line in change)
+
+
+def charge(story: Story, amount_minor: int, **fields: Any) -> dict[str, Any]:
+    """A correction of a closed period as checkout lists it."""
+    known = {"subscription_id": story.subscription_id, "description": "Late usage: +500 API calls", "currency": "usd", "placed": None}
+    return known | {"amount_minor": amount_minor, "made_at": (story.start + timedelta(days=2)).isoformat()} | fields
+
+
+async def test_usage_of_earlier_periods_that_is_billed_with_this_one_is_in_the_bill_so_far(
+    running: Story, checkout: RecordedCheckout
+) -> None:
+    checkout.told_charges = [
+        charge(running, 60),
+        charge(running, 35, placed="own_invoice", description="Correction of usage"),
+        charge(running, 7_777, placed="draft"),
+        charge(running, 8_888, made_at=(running.start - timedelta(days=1)).isoformat()),
+        charge(running, 9_999, subscription_id="another"),
+    ]
+    text = " ".join(re.sub(r"<[^>]+>", " ", (await running.page()).text).split())
+    assert "Usage of earlier periods Late usage: +500 API calls $0.60 Correction of usage on an invoice of its own $0.35" in text
+    assert f"Total {money(8995 + 95, 'usd')}" in text
+    assert not {"$77.77", "$88.88", "$99.99"} & set(text.split())
+    checkout.fails = True
+    text = " ".join(re.sub(r"<[^>]+>", " ", (await running.page()).text).split())
+    assert "cannot be looked up just now" in text
+    assert f"Total {money(8995, 'usd')}" in text
 
 
 async def test_a_request_that_was_not_paid_makes_room_when_another_subscription_comes_to_its_plan(

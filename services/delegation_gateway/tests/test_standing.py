@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from billing_common.catalogue import Catalogue
+from billing_common.catalogue import Catalogue, Product
 from billing_common.rating import Period
+from delegation_gateway.change_store import Stay
 from delegation_gateway.domain import Subscription
 from delegation_gateway.read_models import Usage
-from delegation_gateway.standing import period_of, standing
+from delegation_gateway.standing import Standing, on_plan, period_of, standing
 
 MODELS = Path(__file__).parents[3] / "monetizationModels.json"
 CATALOGUE = Catalogue.parse(MODELS.read_text())
@@ -26,14 +27,20 @@ NEW = Subscription(
 )  # fmt: skip
 
 
+def so_far(sold: tuple[Catalogue, Product], subscription: Subscription, used: Usage, *, period: Period, now: datetime) -> Standing:
+    """Rate a subscription that has been on one plan."""
+    stay = Stay(subscription.started_at or START, None, sold[1].id, 1, is_new=True)
+    return standing([on_plan(sold, subscription, stay, used, period)], subscription, used, period=period, now=now)
+
+
 def test_the_first_partial_period_costs_its_part_of_the_fee() -> None:
     now = START + timedelta(days=3)
     period = period_of(BASIC, NEW, now)
     assert period == Period(FIRST_OF_FEBRUARY, MARCH)
-    so_far = standing(CATALOGUE, BASIC, NEW, Usage({}, {now.date(): 1}, None), period=period, now=now)
-    assert so_far.total_minor == 1475
-    assert so_far.chart is not None
-    assert so_far.chart.title == "Usage per day, February 2027"
+    found = so_far((CATALOGUE, BASIC), NEW, Usage({}, {now.date(): 1}, None), period=period, now=now)
+    assert found.total_minor == 1475
+    assert found.chart is not None
+    assert found.chart.title == "Usage per day, February 2027"
 
 
 @pytest.mark.parametrize("end", [datetime(2027, 3, 8, tzinfo=UTC), datetime(2027, 2, 20, tzinfo=UTC)])
@@ -50,9 +57,8 @@ def test_a_number_of_users_does_not_run_on_at_the_pace_so_far() -> None:
     used = Usage({"users": 3, "tokens": 10}, {}, None)
     half = FIRST_OF_FEBRUARY + timedelta(days=14)
     begun = replace(NEW, started_at=FIRST_OF_FEBRUARY, requested_at=FIRST_OF_FEBRUARY)
-    so_far = standing(catalogue, catalogue.products[0], begun, used, period=Period(FIRST_OF_FEBRUARY, MARCH), now=half)
-    assert so_far.projection is not None
-    assert (so_far.total_minor, so_far.projection.rated.total_minor) == (22_00, 32_00)
+    found = so_far((catalogue, catalogue.products[0]), begun, used, period=Period(FIRST_OF_FEBRUARY, MARCH), now=half)
+    assert (found.total_minor, found.ahead_minor) == (22_00, 32_00)
 
 
 def test_free_days_are_not_billed_while_they_run_and_the_fee_is_whole_after_them() -> None:
@@ -62,8 +68,8 @@ def test_free_days_are_not_billed_while_they_run_and_the_fee_is_whole_after_them
     trial = replace(NEW, product_id="pro", status="trialing", period_end=ends)
     used = Usage({"calls": 12_000}, {}, None)
     now = START + timedelta(days=3)
-    so_far = standing(catalogue, pro, trial, used, period=period_of(pro, trial, now), now=now)
-    assert (so_far.total_minor, so_far.projection and so_far.projection.rated.total_minor) == (0, 0)
+    found = so_far((catalogue, pro), trial, used, period=period_of(pro, trial, now), now=now)
+    assert (found.total_minor, found.ahead_minor) == (0, 0)
     paid = replace(trial, status="active", period_start=ends, period_end=datetime(2027, 3, 15, 9, tzinfo=UTC))
     now = ends + timedelta(days=1)
-    assert standing(catalogue, pro, paid, used, period=period_of(pro, paid, now), now=now).total_minor == 33_00
+    assert so_far((catalogue, pro), paid, used, period=period_of(pro, paid, now), now=now).total_minor == 33_00

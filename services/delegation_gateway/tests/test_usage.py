@@ -61,6 +61,14 @@ async def test_days_endpoints_and_statuses_each_add_up(used: Any) -> None:
     assert "answered with an error 3" in text
 
 
+async def test_usage_of_earlier_periods_is_in_the_bill_and_in_its_projection(used: Any, checkout: Any) -> None:
+    late = {"subscription_id": used.subscription_id, "description": "Late", "currency": "usd", "placed": None, "amount_minor": 60}
+    checkout.told_charges = [{**late, "made_at": (used.start + DAY).isoformat()}]
+    text = words(await used.page("/usage"))
+    assert "Bill so far $90.55 without tax; $0.60 of it for usage of earlier periods" in text
+    assert "Bill at this pace $140.55" in text
+
+
 async def test_bill_projection_quota_and_freshness_are_said_with_their_basis(used: Any) -> None:
     text = words(await used.page("/usage"))
     assert "UTC . Everything that had arrived 1.2 seconds earlier is in these figures" in text

@@ -325,6 +325,29 @@ async def test_a_station_that_does_not_answer_is_said_and_not_taken_for_zero(sce
     assert found.problems
 
 
+async def test_all_subscriptions_are_listed_page_by_page_those_with_usage_and_those_that_live(
+    pool: asyncpg.Pool, publish: Publish, facts: Facts
+) -> None:
+    later = HOUR + timedelta(days=3)
+    for number in (1, 2, 5, 7):  # of 2, 5 and 7 nothing else is known
+        await publish(facts.usage(5, number=number, hour=later if number == 7 else HOUR))
+        await publish(facts.usage(9, number=number, hour=later, revision=2))
+    for number in (1, 3, 4):
+        await publish(facts.subscription(number))
+    await pool.execute("update subscription set status = 'canceled' where subscription_id = 's-4'")
+    async with pool.acquire() as connection:
+
+        async def pages(until: datetime, limit: int) -> list[list[str]]:
+            found = [await reconciliation_store.subscriptions(connection, START, until, "", limit)]
+            while found[-1]:
+                found.append(await reconciliation_store.subscriptions(connection, START, until, found[-1][-1], limit))
+            return found[:-1]
+
+        assert await pages(later, 2) == [["s-1", "s-2"], ["s-3", "s-5"]]
+        assert await pages(later + timedelta(hours=1), 3) == [["s-1", "s-2", "s-3"], ["s-5", "s-7"]]
+        assert await pages(START, 10) == [["s-1", "s-3"]]
+
+
 # --- by itself, every hour -------------------------------------------------------------------------------------------------------
 
 

@@ -13,13 +13,28 @@ from fastapi import FastAPI
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from billing_common import rating
+from billing_common.catalogue import Catalogue
 from billing_common.events import SubscriptionUpdated
 from billing_common.internal_auth import issue_token
 from usage_collector import corrections, rolling, rollup_store, routes_usage
 from usage_collector.collecting import Collector
 from usage_collector.corrections import Adjustment
 
-from .conftest import CATALOGUE, START, TABLES, FixedClock, Publish, call, catalogue_applied, collect, make_collector, settle, state
+from .conftest import (
+    CATALOGUE,
+    FEBRUARY,
+    START,
+    TABLES,
+    FixedClock,
+    Publish,
+    call,
+    catalogue_applied,
+    collect,
+    make_collector,
+    settle,
+    state,
+)
 
 HOUR = START.replace(minute=0)
 KEYS = ("k" * 32,)
@@ -183,6 +198,40 @@ async def test_the_standing_says_usage_bill_projection_with_basis_and_freshness(
     )
     assert found["freshness"]["staleness_seconds"] == 0.75
     assert (await door.get("/v1/usage/nobody/standing")).status_code == 404
+
+
+async def test_the_standing_after_a_change_of_plan_is_of_the_whole_period(
+    pool: asyncpg.Pool, publish: Publish, collector: Collector, clock: FixedClock
+) -> None:
+    await publish(catalogue_applied())
+    dearer = deepcopy(CATALOGUE)
+    for product in dearer["products"]:
+        if product["id"] == "hybrid":
+            product["price"] = {"base": "9", "usage": [{"meter": "calls", "amount": "0.50"}, {"meter": "traffic", "amount": "0.01"}]}
+    await publish(catalogue_applied(dearer, version=2))
+    await publish(state(product_id="hybrid"))
+    changed_at = START + timedelta(days=4)
+    clock.instant = START + timedelta(hours=3)
+    await collect(collector, clock, [call(f"a{n}", START + timedelta(hours=n)) for n in range(3)])
+    change: Any = {"occurred_at": changed_at, "plan_since": changed_at, "catalogue_version": 2}
+    await publish(state(SubscriptionUpdated, revision=2, product_id="hybrid", **change))
+    clock.instant = changed_at + timedelta(days=1)
+    await collect(collector, clock, [call(f"b{n}", changed_at + timedelta(hours=n)) for n in range(5)])
+    async with door_of(pool, clock, collector) as door:
+        found = (await door.get("/v1/usage/sub-1/standing")).json()
+    assert (datetime.fromisoformat(found["period_start"]), found["totals"]["calls"]) == (START, 8)
+    old, new = [Catalogue.from_document(document) for document in (CATALOGUE, dearer)]
+    product, period = old.product("hybrid"), rating.period_at(old.product("hybrid"), started_at=START, at=START)
+    left = rating.Facts(START, ended_at=changed_at, end_reason="change", currency="usd")
+    present = rating.Facts(changed_at, currency="usd", setup_due=False)
+    expected = [
+        rating.rate(old, product, period=period, usage={"calls": 3, "traffic": 0}, facts=left).total_minor,
+        rating.rate(new, new.product("hybrid"), period=period, usage={"calls": 5, "traffic": 0}, facts=present).total_minor,
+    ]
+    assert found["bill"]["total_minor"] == sum(line["amount_minor"] for line in found["bill"]["lines"]) == sum(expected)
+    ahead = found["projected"]
+    assert ahead["total_minor"] == sum(line["amount_minor"] for line in ahead["lines"]) > sum(expected)
+    assert ahead["basis"]["usage"]["calls"] == 5 * ((FEBRUARY - changed_at) // timedelta(seconds=1)) // 86_400
 
 
 async def test_the_standing_of_a_quota_says_what_is_left(

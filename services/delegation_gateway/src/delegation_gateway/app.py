@@ -142,7 +142,7 @@ def create_service(settings: Settings) -> Service:
     assert service.public is not None
     pages = make_pages(settings)
     install_routes(service.public, service.internal, pages, cors_origins=settings.cors_origins)
-    auth = InternalAuth(settings.token_keys, caller=NAME, scopes=["checkout:write"])
+    auth = InternalAuth(settings.token_keys, caller=NAME, scopes=["checkout:write", "quotes:read"])
 
     async def connect() -> None:
         client = create_client(settings)

@@ -42,12 +42,13 @@ class Change:
 
 @dataclass(frozen=True)
 class Stay:
-    """A stretch of time on one plan; `until` None while it lasts."""
+    """A stretch of time on one plan; `until` None while it lasts. `is_new`: the product before was another one, or there was none."""
 
     since: datetime
     until: datetime | None
     product_id: str
     catalogue_version: int
+    is_new: bool
 
 
 async def add_change(
@@ -129,7 +130,8 @@ async def save_stay(connection: Connection, event: SubscriptionState) -> None:
 async def stays_between(connection: Database, subscription_id: str, start: datetime, end: datetime) -> list[Stay]:
     """Return the plans that a subscription was on in a period, the first one first."""
     rows: Sequence[Any] = await connection.fetch(
-        "select * from (select since, lead(since) over (order by since) as until, product_id, catalogue_version from plan_stays "
+        "select * from (select since, lead(since) over (order by since) as until, product_id, catalogue_version, "
+        "lag(product_id) over (order by since) is distinct from product_id as is_new from plan_stays "
         "where subscription_id = $1) stays where since < $3 and (until is null or until > $2) order by since",
         subscription_id,
         start,

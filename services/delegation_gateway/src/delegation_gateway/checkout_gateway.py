@@ -1,4 +1,4 @@
-"""Checkout's internal door: the addresses of payment and billing pages."""
+"""Checkout's internal door: the addresses of payment and billing pages, and what corrections of usage cost."""
 
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
@@ -6,6 +6,8 @@ from typing import Any, Protocol
 import httpx
 
 from billing_common.internal_auth import InternalAuth
+
+CHARGES_MAX = 1000
 
 
 class CheckoutUnavailableError(Exception):
@@ -34,6 +36,7 @@ class Checkout(Protocol):
 
     async def payment_page(self, request: CheckoutRequest) -> str: ...
     async def billing_page(self, account_id: str, *, return_url: str) -> str: ...
+    async def charges(self, subscription_id: str) -> list[dict[str, Any]]: ...
 
 
 class CheckoutGateway:
@@ -51,16 +54,25 @@ class CheckoutGateway:
         """Return the address of Stripe's page for cards and invoices of an account."""
         return await self._ask("/v1/billing-portal-sessions", {"account_id": account_id, "return_url": return_url})
 
+    async def charges(self, subscription_id: str) -> list[dict[str, Any]]:
+        """Return what corrections and late usage of closed periods cost, the newest first."""
+        params = {"subscription_id": subscription_id, "limit": CHARGES_MAX}
+        found: list[dict[str, Any]] = await self._decoded("GET", "/v1/corrections", params=params)
+        return found
+
     async def _ask(self, path: str, body: dict[str, Any]) -> str:
+        return str((await self._decoded("POST", path, json=body))["url"])
+
+    async def _decoded(self, method: str, path: str, **more: Any) -> Any:
         try:
-            answer = await self._client.post(path, json=body, headers=self._auth.headers())
+            answer = await self._client.request(method, path, headers=self._auth.headers(), **more)
         except httpx.HTTPError as error:
             raise CheckoutUnavailableError(type(error).__name__) from error
         if answer.status_code >= 500 or answer.status_code in {401, 403, 408, 429}:
             raise CheckoutUnavailableError(f"HTTP {answer.status_code}")
         if answer.is_error:
             raise CheckoutRefusedError(_detail(answer))
-        return str(answer.json()["url"])
+        return answer.json()
 
 
 def _detail(answer: httpx.Response) -> str:

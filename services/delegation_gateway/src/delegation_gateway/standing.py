@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 
 from billing_common import rating
+from billing_common.bill_so_far import Earlier, OnPlan, bill_so_far
 from billing_common.catalogue import Catalogue, Product
-from billing_common.projection import Projection, project
 from billing_common.rating import Line, Period
 from delegation_gateway.allowances import Allowance
 from delegation_gateway.change_store import Stay
@@ -30,16 +30,12 @@ class MeterStanding:
 
 
 @dataclass(frozen=True)
-class PastPlan:
-    """A plan that the subscription was on earlier in the period: it has been billed, and its unused fee was given back."""
+class PlanLines:
+    """A plan that the subscription was on earlier in the period."""
 
     name: str
     until: datetime
     lines: Sequence[Line]
-
-    @property
-    def total_minor(self) -> int:
-        return sum(line.amount_minor for line in self.lines)
 
 
 @dataclass(frozen=True)
@@ -49,21 +45,11 @@ class Standing:
     meters: Sequence[MeterStanding]
     lines: Sequence[Line]
     total_minor: int
-    projection: Projection | None
+    ahead_minor: int | None
     chart: BarChart | None
     updated_at: datetime | None
-    past: Sequence[PastPlan] = ()
-
-
-def past_plan(
-    catalogue: Catalogue, product: Product, stay: Stay, usage: Usage, *, period: Period, currency: str, setup_due: bool
-) -> PastPlan:
-    """Rate a plan that ended with a change, as its invoices did."""
-    assert stay.until is not None
-    facts = rating.Facts(started_at=stay.since, ended_at=stay.until, end_reason="change", currency=currency, setup_due=setup_due)
-    counted = {meter: usage.by_meter.get(meter, 0) for meter in product.meter_ids()}
-    rated = rating.rate(catalogue, product, period=period, usage=counted, facts=facts)
-    return PastPlan(product.name, stay.until, [line for line in rated.lines if line.amount_minor or line.quantity])
+    past: Sequence[PlanLines]
+    earlier: Sequence[Earlier] | None  # None: nobody could say
 
 
 def period_of(product: Product, subscription: Subscription, now: datetime) -> Period:
@@ -78,43 +64,46 @@ def period_of(product: Product, subscription: Subscription, now: datetime) -> Pe
     return whole
 
 
+def on_plan(sold: tuple[Catalogue, Product], subscription: Subscription, stay: Stay, usage: Usage, period: Period) -> OnPlan:
+    """Put a stretch of time on one plan as it is rated; free days that Stripe grants last to the end of its period."""
+    began = subscription.started_at or subscription.requested_at
+    free_until = period.end if subscription.status == "trialing" and stay.until is None else rating.trial_end(sold[1], began)
+    return OnPlan(*sold, stay.since, stay.until, usage.by_meter, stay.is_new, free_until)
+
+
 def standing(
-    catalogue: Catalogue,
-    product: Product,
+    stays: Sequence[OnPlan],
     subscription: Subscription,
-    usage: Usage,
+    whole: Usage,
     *,
     period: Period,
     now: datetime,
-    whole: Usage | None = None,
-    past: Sequence[PastPlan] = (),
-    setup_due: bool = True,
+    earlier: Sequence[Earlier] | None = (),
     allowance: Allowance | None = None,
 ) -> Standing:
-    """Rate what was collected so far with the function that the invoice agrees with.
+    """Rate what was collected so far; `whole` is the usage of the whole period, which is drawn.
 
-    `usage` is that of the present plan; `whole` that of the whole period, which is drawn, when they differ. `allowance` is there where a
-    quota stops calls: it may have a window of its own.
+    `allowance` is there where a quota stops calls: it may have a window of its own.
     """
-    whole = whole or usage
-    since = subscription.plan_since or subscription.started_at or subscription.requested_at
+    present = stays[-1]
     currency = subscription.currency or subscription.requested_currency
-    in_trial = subscription.status == "trialing"
-    free_until = period.end if in_trial else rating.trial_end(product, subscription.started_at or subscription.requested_at)
-    facts = rating.Facts(started_at=since, trial_end=free_until, currency=currency, setup_due=setup_due)
-    counted = {meter: usage.by_meter.get(meter, 0) for meter in product.meter_ids()}
-    rated = rating.rate(catalogue, product, period=period, usage=counted, facts=facts)
+    bill = bill_so_far(stays, period=period, currency=currency, now=now, earlier=earlier or ())
     return Standing(
         period=period,
-        currency=rated.currency,
-        meters=[_meter(catalogue, product, meter, used, allowance) for meter, used in counted.items()],
-        lines=[line for line in rated.lines if line.amount_minor or line.quantity],
-        total_minor=rated.total_minor + sum(one.total_minor for one in past),
-        projection=project(catalogue, product, counted, period=period, facts=facts, now=now),
+        currency=bill.present.currency,
+        meters=[_meter(present.catalogue, present.product, meter, used, allowance) for meter, used in present.counted().items()],
+        lines=_shown(bill.present.lines),
+        total_minor=bill.total_minor,
+        ahead_minor=bill.ahead_minor,
         chart=_chart(whole.by_day, period, now),
         updated_at=whole.updated_at,
-        past=past,
+        past=[PlanLines(one.product.name, one.until, _shown(one.rated.lines)) for one in bill.past],
+        earlier=earlier,
     )
+
+
+def _shown(lines: Sequence[Line]) -> list[Line]:
+    return [line for line in lines if line.amount_minor or line.quantity]
 
 
 def _meter(catalogue: Catalogue, product: Product, meter_id: str, used: int, quota: Allowance | None) -> MeterStanding:

@@ -1,19 +1,22 @@
 """Where a subscription stands in its running period: usage, the bill so far, where it is heading, what is left of its quota."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
 from pydantic import BaseModel, Field
 
 from billing_common import rating
-from billing_common.catalogue import Catalogue, Product
+from billing_common.bill_so_far import OnPlan, bill_so_far
+from billing_common.catalogue import Product
 from billing_common.db import Connection
-from billing_common.projection import Projection, project
 from usage_collector import standing_store, window_store
 from usage_collector.directory import Directory
 from usage_collector.limits import limits_of
 from usage_collector.standing_store import Running
 from usage_collector.thresholds import span_of
+
+Used = tuple[datetime, str, int]  # segment start, meter id, quantity
 
 
 class QuotaStanding(BaseModel):
@@ -49,7 +52,10 @@ class Projected(Bill):
 
 
 class PeriodStanding(BaseModel):
-    """`bill` is null where the catalogue version is not known here; `projected` also while it is too early to tell."""
+    """Of the whole billing period, plans that were left in it included.
+
+    `bill` is null where a catalogue version is not known here; `projected` also while it is too early to tell.
+    """
 
     subscription_id: str
     account_id: str
@@ -72,40 +78,55 @@ async def standing(connection: Connection, directory: Directory, subscription_id
     sold = await directory.catalogue_of(connection, (found.product_id, found.catalogue_version))
     at = min(now, found.segment_end) if found.segment_end else now
     period = rating.period_at(sold[1], started_at=found.started_at, at=found.segment_start if found.ended else at) if sold else None
-    since = max(found.segment_start, period.start) if period else found.segment_start
-    totals = await standing_store.totals_since(connection, subscription_id, found.segment_start, since)
+    since = max(found.started_at, period.start) if period else found.segment_start
+    until = period.end if period else at
+    usage = await standing_store.usage_since(connection, subscription_id, since, until)
+    totals: dict[str, int] = {}
+    for _, meter_id, quantity in usage:
+        totals[meter_id] = totals.get(meter_id, 0) + quantity
     bill, projection, quotas = None, None, []
     if sold is not None and period is not None:
         totals = dict.fromkeys(sold[1].meter_ids(), 0) | totals
-        bill, projection = _rated(*sold, found, totals, period=period, now=at)
+        bill, projection = await _rated(connection, directory, found, usage, period=period, now=at)
         quotas = await _quotas(connection, sold[1], found, now=at)
     end = found.segment_end or (period.end if period else now)
     return PeriodStanding(
         subscription_id=subscription_id, account_id=found.account_id, product_id=found.product_id,
-        catalogue_version=found.catalogue_version, period_start=max(since, found.started_at), period_end=end,
+        catalogue_version=found.catalogue_version, period_start=since, period_end=end,
         segment_start=found.segment_start, totals=totals, quotas=quotas, bill=bill, projected=projection,
     )  # fmt: skip
 
 
-def _rated(
-    catalogue: Catalogue, product: Product, found: Running, totals: dict[str, int], *, period: rating.Period, now: datetime
-) -> tuple[Bill, Projected | None]:
-    usage = {meter: quantity for meter, quantity in totals.items() if meter in product.meter_ids()}
-    began = found.segment_start if found.segment_start > max(period.start, found.started_at) else found.started_at
-    facts = rating.Facts(started_at=began, trial_end=rating.trial_end(product, found.started_at), currency=found.currency)
-    rated = rating.rate(catalogue, product, period=period, usage=usage, facts=facts)
-    ahead = project(catalogue, product, usage, period=period, facts=facts, now=now)
-    return _bill(rated), _projected(ahead) if ahead else None
-
-
-def _bill(rated: rating.Rated) -> Bill:
-    quote: dict[str, Any] = rating.as_quote(rated)
-    return Bill(currency=rated.currency, total_minor=rated.total_minor, lines=quote["lines"])
-
-
-def _projected(ahead: Projection) -> Projected:
+async def _rated(
+    connection: Connection, directory: Directory, found: Running, usage: Sequence[Used], *, period: rating.Period, now: datetime
+) -> tuple[Bill | None, Projected | None]:
+    """Rate the plans of the period; nothing where a catalogue version is not known here."""
+    stays: list[OnPlan] = []
+    for place, stay in enumerate(await standing_store.plans(connection, found.subscription_id, found.segment_start)):
+        if stay.until is not None and stay.until <= period.start:
+            continue
+        sold = await directory.catalogue_of(connection, (stay.product_id, stay.catalogue_version))
+        if sold is None:
+            return None, None
+        own: dict[str, int] = {}
+        for start, meter_id, quantity in usage:
+            if stay.since <= start and (stay.until is None or start < stay.until):
+                own[meter_id] = own.get(meter_id, 0) + quantity
+        since, free_until = found.started_at if place == 0 else stay.since, rating.trial_end(sold[1], found.started_at)
+        stays.append(OnPlan(*sold, since, stay.until, own, stay.is_new, free_until))
+    bill = bill_so_far(stays, period=period, currency=found.currency, now=now)
+    lines = _lines(*(one.rated for one in bill.past))
+    so_far = Bill(currency=bill.present.currency, total_minor=bill.total_minor, lines=lines + _lines(bill.present))
+    ahead = bill.projection
+    if ahead is None or bill.ahead_minor is None:
+        return so_far, None
     basis = Basis(since=ahead.since, until=ahead.until, period_end=ahead.end, usage=dict(ahead.usage))
-    return Projected(**_bill(ahead.rated).model_dump(), basis=basis)
+    return so_far, Projected(currency=so_far.currency, total_minor=bill.ahead_minor, lines=lines + _lines(ahead.rated), basis=basis)
+
+
+def _lines(*rated: rating.Rated) -> list[dict[str, Any]]:
+    quotes: list[dict[str, Any]] = [rating.as_quote(one) for one in rated]
+    return [line for quote in quotes for line in quote["lines"]]
 
 
 async def _quotas(connection: Connection, product: Product, found: Running, *, now: datetime) -> list[QuotaStanding]:

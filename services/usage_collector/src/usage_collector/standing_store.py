@@ -1,6 +1,6 @@
 """What a subscription's running period is made of: every query on it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from billing_common.db import Connection
@@ -24,6 +24,17 @@ class Running:
     ended: bool
 
 
+@dataclass(frozen=True)
+class Stay:
+    """A stretch of time on one plan; `until` None while it lasts. `is_new`: the product before was another one, or there was none."""
+
+    since: datetime
+    until: datetime | None
+    product_id: str
+    catalogue_version: int
+    is_new: bool
+
+
 async def set_currency(connection: Connection, subscription_id: str, currency: str) -> None:
     await connection.execute("update subscription set currency = $2 where subscription_id = $1", subscription_id, currency)
 
@@ -41,13 +52,33 @@ async def running(connection: Reader, subscription_id: str, now: datetime) -> Ru
     return Running(**dict(row)) if row else None
 
 
-async def totals_since(connection: Reader, subscription_id: str, segment_start: datetime, since: datetime) -> dict[str, int]:
-    """Return meter id -> what the windows of a segment add up to from an hour on."""
+async def plans(connection: Reader, subscription_id: str, now: datetime) -> list[Stay]:
+    """Return the plans that a subscription has been on by now, the first one first: segments of one plan that follow each other are one."""
     rows = await connection.fetch(
-        "select w.meter_id, sum(w.quantity)::bigint as quantity from segment s join usage_window w on w.segment_id = s.id "
-        "where s.subscription_id = $1 and s.started_at = $2 and greatest(w.hour, s.started_at) >= $3 group by 1",
+        "select started_at, product_id, catalogue_version from segment where subscription_id = $1 and started_at <= $2 order by started_at",
         subscription_id,
-        segment_start,
-        since,
+        now,
     )
-    return {row["meter_id"]: row["quantity"] for row in rows}
+    found: list[Stay] = []
+    for row in rows:
+        before = found[-1] if found else None
+        if before is not None and (before.product_id, before.catalogue_version) == (row["product_id"], row["catalogue_version"]):
+            continue
+        is_new = before is None or before.product_id != row["product_id"]
+        if before is not None:
+            found[-1] = replace(before, until=row["started_at"])
+        found.append(Stay(row["started_at"], None, row["product_id"], row["catalogue_version"], is_new))
+    return found
+
+
+async def usage_since(connection: Reader, subscription_id: str, since: datetime, until: datetime) -> list[tuple[datetime, str, int]]:
+    """Return segment start, meter id and what the windows add up to from an instant on, of the segments that begin before another."""
+    rows = await connection.fetch(
+        "select s.started_at, w.meter_id, sum(w.quantity)::bigint as quantity from segment s join usage_window w on w.segment_id = s.id "
+        "where s.subscription_id = $1 and s.started_at < $3 and (s.ended_at is null or s.ended_at > $2) "
+        "and greatest(w.hour, s.started_at) >= $2 group by 1, 2",
+        subscription_id,
+        since,
+        until,
+    )
+    return [(row["started_at"], row["meter_id"], row["quantity"]) for row in rows]

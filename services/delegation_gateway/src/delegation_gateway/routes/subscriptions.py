@@ -15,15 +15,14 @@ from billing_common.catalogue import Catalogue, Product, UnknownProductError
 from billing_common.events import SubscriptionCancellationRequested
 from billing_common.outbox import announce
 from delegation_gateway import change_store, domain, keys_store, read_models, subscriptions_store
-from delegation_gateway.allowances import allowance_at
 from delegation_gateway.change_store import Change
 from delegation_gateway.changes import ChangeNotice, notice_of
 from delegation_gateway.checkout_gateway import CheckoutRefusedError
 from delegation_gateway.domain import Subscription
 from delegation_gateway.parts import SUBSCRIPTIONS, HereParts, Parts, SignedIn, check_form, no_such_subscription
+from delegation_gateway.period_bill import standing_of
 from delegation_gateway.plans import plan_of
 from delegation_gateway.sessions import Visitor
-from delegation_gateway.standing import Standing, past_plan, period_of, standing
 from turnpike_ui import PageError
 
 router = APIRouter(prefix="/subscriptions")
@@ -96,7 +95,7 @@ async def page(
         "subscription": subscription,
         "badge": domain.badge(subscription),
         "plan": plan_of(*sold, currency=subscription.currency or subscription.requested_currency) if sold else None,
-        "standing": await _standing(parts, subscription, sold) if sold and subscription.is_live else None,
+        "standing": await standing_of(parts, subscription, sold) if sold and subscription.is_live else None,
         "invoices": invoices,
         "unpaid": next(
             (one for one in invoices if one.status in {"open", "uncollectible"} and one.remaining_minor > 0 and one.attempt_count), None
@@ -152,30 +151,6 @@ async def _change_notice(parts: Parts, subscription: Subscription, change: Chang
         return None
     currency = subscription.currency if catalogue.price_of(product, subscription.currency) is not None else None
     return notice_of(change, subscription, plan_of(catalogue, product, currency), now)
-
-
-async def _standing(parts: Parts, subscription: Subscription, sold: tuple[Catalogue, Product]) -> Standing:
-    now, own_id = parts.clock.now(), subscription.subscription_id
-    period = period_of(sold[1], subscription, now)
-    currency = subscription.currency or sold[0].currency_of(sold[1])
-    async with parts.pool.acquire() as connection:
-        whole = await read_models.usage_between(connection, own_id, period.start, period.end)
-        stays = await change_store.stays_between(connection, own_id, period.start, period.end)
-        counted = [
-            await read_models.usage_between(connection, own_id, period.start, period.end, counted_since=one.since, counted_until=one.until)
-            for one in stays
-        ]
-        allowance = await allowance_at(connection, sold[1], subscription, now)
-        catalogues = [await parts.catalogues.version(connection, one.catalogue_version) for one in stays]
-    new_products = [index == 0 or one.product_id != stays[index - 1].product_id for index, one in enumerate(stays)]
-    past = [
-        past_plan(catalogue, catalogue.product(stay.product_id), stay, usage, period=period, currency=currency, setup_due=is_new)
-        for stay, usage, catalogue, is_new in zip(stays, counted, catalogues, new_products, strict=True)
-        if stay.until is not None and catalogue is not None
-    ]
-    usage = counted[-1] if past else whole
-    setup_due = new_products[-1] if past else True
-    return standing(*sold, subscription, usage, period=period, now=now, whole=whole, past=past, setup_due=setup_due, allowance=allowance)
 
 
 @router.get("/{subscription_id}/ready")

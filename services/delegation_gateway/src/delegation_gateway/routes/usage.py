@@ -11,6 +11,7 @@ from delegation_gateway.collector_gateway import Collector, Standing
 from delegation_gateway.domain import Subscription
 from delegation_gateway.internal_door import NotKnownError
 from delegation_gateway.parts import HereParts, Parts, SignedIn
+from delegation_gateway.period_bill import earlier_charges
 from delegation_gateway.routes.subscriptions import own, sold_as
 from delegation_gateway.usage_page import Asked, Range
 from turnpike_ui import PageError
@@ -29,10 +30,12 @@ async def show(request: Request, parts: HereParts, visitor: SignedIn, subscripti
     start = standing.period_start if standing else subscription.started_at or subscription.requested_at
     chosen, errors = usage_page.range_of(asked, period_start=start, now=now)
     names = await _meter_names(parts, subscription, standing)
+    earlier = await earlier_charges(parts, subscription_id, start) if standing and standing.bill and subscription.is_at_stripe else None
     context = {
         "visitor": visitor,
         "subscription": subscription,
         "standing": standing,
+        "besides": sum(one.amount_minor for one in earlier or ()),
         "names": names,
         "chosen": chosen,
         "asked": asked,
