@@ -58,6 +58,7 @@ async def test_charges_of_one_subscription_are_asked_for() -> None:
     seen: list[httpx.Request] = []
     assert await gateway(httpx.Response(200, json=[{"amount_minor": 60}]), seen).charges("s-1") == [{"amount_minor": 60}]
     assert (seen[0].method, seen[0].url.path, seen[0].url.params["subscription_id"]) == ("GET", "/v1/corrections", "s-1")
+    assert seen[0].extensions["timeout"]["read"] <= 3, "a page does not wait for it"
     with pytest.raises(CheckoutUnavailableError):
         await gateway(httpx.Response(503), []).charges("s-1")
 

@@ -8,6 +8,7 @@ import httpx
 from billing_common.internal_auth import InternalAuth
 
 CHARGES_MAX = 1000
+CHARGES_SECONDS = 3.0  # a page says what it lacks rather than waiting for it
 
 
 class CheckoutUnavailableError(Exception):
@@ -57,7 +58,7 @@ class CheckoutGateway:
     async def charges(self, subscription_id: str) -> list[dict[str, Any]]:
         """Return what corrections and late usage of closed periods cost, the newest first."""
         params = {"subscription_id": subscription_id, "limit": CHARGES_MAX}
-        found: list[dict[str, Any]] = await self._decoded("GET", "/v1/corrections", params=params)
+        found: list[dict[str, Any]] = await self._decoded("GET", "/v1/corrections", params=params, timeout=CHARGES_SECONDS)
         return found
 
     async def _ask(self, path: str, body: dict[str, Any]) -> str:
