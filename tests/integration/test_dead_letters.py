@@ -91,8 +91,8 @@ async def placed(world: World) -> list[Placed]:
     await world.clock.settle()
     topics = sorted({topic for _, topic in readers()})
     producer = AIOKafkaProducer(bootstrap_servers=world.stack.wiring.kafka, acks="all")
-    await producer.start()
     try:
+        await producer.start()
         records = await last_records(world, producer, {*topics, *(source for source, _ in LIKE.values())})
         found = [await put(producer, topic, good_record(topic, records)) for topic in topics]
     finally:
@@ -104,8 +104,8 @@ async def placed(world: World) -> list[Placed]:
 async def last_records(world: World, producer: AIOKafkaProducer, topics: set[str]) -> dict[str, Any]:
     """Return each topic's newest record."""
     consumer = AIOKafkaConsumer(bootstrap_servers=world.stack.wiring.kafka, enable_auto_commit=False)
-    await consumer.start()
     try:
+        await consumer.start()
         parts = [TopicPartition(topic, number) for topic in topics for number in await producer.partitions_for(topic)]
         consumer.assign(parts)
         ends = await consumer.end_offsets(parts)
@@ -166,9 +166,9 @@ async def test_poison_in_every_topic_is_set_aside_by_every_reader_and_the_partit
 async def committed_offset(world: World, group: str, place: Placed) -> int:
     """Wait until the group has passed the good record; returns where it stands."""
     consumer = AIOKafkaConsumer(bootstrap_servers=world.stack.wiring.kafka, group_id=group, enable_auto_commit=False)
-    await consumer.start()
     part = TopicPartition(place.topic, place.partition)
     try:
+        await consumer.start()
         consumer.assign([part])
 
         async def ask() -> int:

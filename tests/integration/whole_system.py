@@ -114,6 +114,7 @@ class World:
     async def close(self) -> None:
         for browser in self._browsers:
             await browser.close()
+        await self.stripe.close()
 
     async def offer(self, product: str) -> tuple[Consumer, Page]:
         """Let somebody sign up and go as far as the page with the price."""
@@ -260,8 +261,8 @@ class World:
     async def records(self, topic: str, key: str | None = None) -> list[Any]:
         """Read a topic from its beginning to its end as of now; only the records with this key."""
         consumer = AIOKafkaConsumer(bootstrap_servers=self.stack.wiring.kafka, enable_auto_commit=False)
-        await consumer.start()
         try:
+            await consumer.start()
             consumer.subscribe([topic])
             places = await self._assigned(consumer)
             ends = await consumer.end_offsets(places)
@@ -283,8 +284,8 @@ class World:
     async def publish(self, topic: str, value: bytes, *, key: bytes, headers: list[tuple[str, bytes]] | None = None) -> tuple[int, int]:
         """Write one record; returns its partition and offset."""
         producer = AIOKafkaProducer(bootstrap_servers=self.stack.wiring.kafka, acks="all")
-        await producer.start()
         try:
+            await producer.start()
             sent = await producer.send_and_wait(topic, value, key=key, headers=headers or [])
         finally:
             await producer.stop()
@@ -316,10 +317,12 @@ async def living(stack: Stack, *, settle_seconds: float = WAIT_SECONDS) -> Async
     limits = httpx.Limits(max_connections=32)
     async with Doors(stack) as doors, httpx.AsyncClient(timeout=20, limits=limits, trust_env=False) as client:
         world = World(stack, doors, client, settle_seconds=settle_seconds)
-        await doors.ask("checkout", "POST", "/v1/catalogue/apply", body=json.loads((places.checkout() / MODELS_FILE).read_text()))
-        await world.clock.settle()
-        now = await world.clock.now()
-        target = now.replace(day=11, hour=9, minute=0, second=0, microsecond=0)
-        await world.clock.advance_to(target if target > now else target + relativedelta(months=1))
-        yield world
-        await world.close()
+        try:
+            await doors.ask("checkout", "POST", "/v1/catalogue/apply", body=json.loads((places.checkout() / MODELS_FILE).read_text()))
+            await world.clock.settle()
+            now = await world.clock.now()
+            target = now.replace(day=11, hour=9, minute=0, second=0, microsecond=0)
+            await world.clock.advance_to(target if target > now else target + relativedelta(months=1))
+            yield world
+        finally:
+            await world.close()

@@ -79,6 +79,8 @@ async def _play(stack: Stack, console: Console, started: float) -> tuple[bool, s
             await story.play()
         except (StoryError, CommandError, LookupError, TimeoutError, httpx.HTTPError) as error:
             checks.check("the story could be told to its end", held=False, detail=f"{type(error).__name__}: {error}")
+        finally:
+            await story.stripe.close()
     return checks.failed > 0, checks.last_line()
 
 

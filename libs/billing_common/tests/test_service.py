@@ -1,7 +1,9 @@
 """A whole service process on real Kafka and Postgres: handled once, held in an outage of its own, parked when poisonous."""
 
 import asyncio
+import gc
 import sys
+import warnings
 from asyncio.subprocess import PIPE, STDOUT
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -245,6 +247,19 @@ def test_what_a_broker_refuses_names_the_settings_of_the_broker_it_is() -> None:
         "of 6000 ms: set the broker's group.min.session.timeout.ms to 6000 or less"
     )
     assert not refusal(GroupAuthorizationFailedError(), "kafka", settings)
+
+
+@pytest.mark.parametrize("after_seconds", [0.0, 0.005, 0.02, 0.1])
+async def test_a_service_that_is_stopped_while_it_connects_leaves_nothing_open(
+    postgres_dsn: str, kafka_bootstrap: str, tmp_path: Path, after_seconds: float
+) -> None:
+    gc.collect()
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always", ResourceWarning)
+        async with running_service(postgres_dsn, kafka_bootstrap, tmp_path):
+            await asyncio.sleep(after_seconds)
+        gc.collect()
+    assert [str(one.message) for one in seen if issubclass(one.category, ResourceWarning)] == []
 
 
 async def test_an_edited_migration_is_refused(postgres_dsn: str, tmp_path: Path) -> None:

@@ -102,12 +102,14 @@ async def test_lines_wait_while_kafka_is_away_and_arrive_once_it_is_back(
                 await asyncio.sleep(0.05)
         assert sandbox.not_ready() == []
     consumer = AIOKafkaConsumer(TOPIC, bootstrap_servers=kafka_bootstrap, auto_offset_reset="earliest", group_id=None)
-    await consumer.start()
     received: list[Any] = []
-    async with asyncio.timeout(20):
-        while len(received) < 7:
-            received += [record for batch in (await consumer.getmany(timeout_ms=500)).values() for record in batch]
-    await consumer.stop()
+    try:
+        async with asyncio.timeout(20):
+            await consumer.start()
+            while len(received) < 7:
+                received += [record for batch in (await consumer.getmany(timeout_ms=500)).values() for record in batch]
+    finally:
+        await consumer.stop()
     assert {record.value.decode() for record in received} == expected
     assert {record.key for record in received} == {b"sub-1"}
 

@@ -51,8 +51,8 @@ class Running:
     async def events(self, kind: type[Event]) -> list[Any]:
         """Read a topic from its beginning to its present end."""
         consumer = AIOKafkaConsumer(kind.topic, bootstrap_servers=self.bootstrap, auto_offset_reset="earliest")
-        await consumer.start()
         try:
+            await consumer.start()
             found = []
             while records := await consumer.getmany(timeout_ms=500):
                 found += [kind.model_validate_json(record.value) for batch in records.values() for record in batch]
@@ -88,16 +88,18 @@ async def running(postgres_dsn: str, kafka_bootstrap: str) -> AsyncIterator[Runn
     dsn = await make_schema(postgres_dsn, SERVICE, MIGRATIONS)
     service = create_service(make_settings(dsn, kafka_bootstrap))
     producer = AIOKafkaProducer(bootstrap_servers=kafka_bootstrap)
-    await producer.start()
-    async with service.running():
 
-        async def ready() -> bool:
-            return not await service.readiness()
+    async def ready() -> bool:
+        return not await service.readiness()
 
-        await until(ready)
-        yield Running(service, producer, kafka_bootstrap)
-    await producer.stop()
-    await drop_database(postgres_dsn, dsn)
+    try:
+        await producer.start()
+        async with service.running():
+            await until(ready)
+            yield Running(service, producer, kafka_bootstrap)
+    finally:
+        await producer.stop()
+        await drop_database(postgres_dsn, dsn)
 
 
 async def test_calls_and_events_become_totals_and_a_closed_segment(running: Running) -> None:

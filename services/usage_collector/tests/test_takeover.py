@@ -103,8 +103,8 @@ async def windows(pool: asyncpg.Pool) -> dict[tuple[str, datetime], int]:
 async def members(bootstrap: str) -> int:
     """Return how many members of the stream's group have been given partitions."""
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
-    await admin.start()
     try:
+        await admin.start()
         (answer,) = await admin.describe_consumer_groups([f"{SERVICE}.{TOPIC}"])
         (group,) = answer.groups
         return len(group[5]) if group[2] == "Stable" else 0
@@ -129,15 +129,17 @@ async def prepared(postgres_dsn: str, kafka_bootstrap: str) -> AsyncIterator[tup
     dsn = await make_schema(postgres_dsn, SERVICE, MIGRATIONS)
     pool = await create_pool(dsn, schema=SERVICE, size=2)
     producer = AIOKafkaProducer(bootstrap_servers=kafka_bootstrap)
-    await producer.start()
     dates = {"started_at": START, "current_period_start": START, "current_period_end": START + timedelta(days=20), "occurred_at": START}
-    for event in (catalogue_applied(), *(state(sub=name, **dates) for name in SUBSCRIPTIONS)):
-        headers = [(name, value.encode()) for name, value in event.headers().items()]
-        await producer.send_and_wait(event.topic, event.model_dump_json().encode(), key=event.key.encode(), headers=headers)
-    yield dsn, pool, producer
-    await producer.stop()
-    await pool.close()
-    await drop_database(postgres_dsn, dsn)
+    try:
+        await producer.start()
+        for event in (catalogue_applied(), *(state(sub=name, **dates) for name in SUBSCRIPTIONS)):
+            headers = [(name, value.encode()) for name, value in event.headers().items()]
+            await producer.send_and_wait(event.topic, event.model_dump_json().encode(), key=event.key.encode(), headers=headers)
+        yield dsn, pool, producer
+    finally:
+        await producer.stop()
+        await pool.close()
+        await drop_database(postgres_dsn, dsn)
 
 
 async def send(producer: AIOKafkaProducer, stream: list[tuple[str, str, datetime]]) -> None:

@@ -22,12 +22,16 @@ class StripeView:
     """Reads one Stripe account."""
 
     client: stripe.StripeClient
+    transport: stripe.HTTPClient
 
     @classmethod
     def connect(cls, base: str, key: str) -> "StripeView":
         transport = stripe.HTTPXClient(timeout=20)
         addresses: Any = {"api": base, "meter_events": base}
-        return cls(stripe.StripeClient(key, base_addresses=addresses, max_network_retries=3, http_client=transport))
+        return cls(stripe.StripeClient(key, base_addresses=addresses, max_network_retries=3, http_client=transport), transport)
+
+    async def close(self) -> None:
+        await self.transport.close_async()  # type: ignore[no-untyped-call]  # the vendor's
 
     async def subscription(self, subscription_id: str) -> Any:
         """Return Stripe's subscription of a Turnpike subscription. Raises LookupError."""

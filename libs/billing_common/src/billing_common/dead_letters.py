@@ -77,8 +77,8 @@ class DeadLetters:
     async def page(self, *, limit: int = 50, before: int | None = None) -> list[DeadLetter]:
         """Return the newest dead letters first; `before` is the offset to go on from."""
         consumer = AIOKafkaConsumer(**self._kafka, enable_auto_commit=False)
-        await consumer.start()
         try:
+            await consumer.start()
             place = TopicPartition(self._topic, 0)
             consumer.assign([place])
             first = (await consumer.beginning_offsets([place]))[place]

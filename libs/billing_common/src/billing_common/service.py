@@ -36,6 +36,7 @@ T = TypeVar("T")
 SettledCheck = Callable[[], Awaitable[str | None]]
 NextDue = Callable[[], Awaitable[datetime | None]]
 STOP_SECONDS = 20
+CONNECT_SECONDS = 5
 
 
 class Service:
@@ -77,6 +78,7 @@ class Service:
         self._next_due: list[NextDue] = []
         self._notes: list[SettledCheck] = []
         self._broker_started = False
+        self._connecting = asyncio.Lock()
         self._refused: dict[str, str] = {}  # by loop: why a broker will never let it join
         self._watcher: AIOKafkaConsumer
         self._clients_started: list[AIOKafkaProducer | AIOKafkaConsumer] = []
@@ -213,7 +215,10 @@ class Service:
 
     async def _stop(self, tasks: list[asyncio.Task[None]]) -> None:
         with suppress(Exception):
-            await asyncio.wait_for(self.broker.stop(), STOP_SECONDS)
+            async with asyncio.timeout(STOP_SECONDS):
+                with suppress(TimeoutError):  # a client that is cut off while it connects leaves its connections open
+                    await asyncio.wait_for(self._connecting.acquire(), CONNECT_SECONDS)
+                await self.broker.stop()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -257,6 +262,11 @@ class Service:
 
     async def _run_kafka(self) -> None:
         """Start producer and subscribers, then relay the outbox. An error starts all of it again."""
+        async with self._connecting:
+            await self._connect()
+        await self.relay.run()
+
+    async def _connect(self) -> None:
         for client in [client for client in (self.producer, self._watcher) if client not in self._clients_started]:
             await client.start()
             self._clients_started.append(client)
@@ -269,7 +279,6 @@ class Service:
                 raise
             self._broker_started = True
             self._refused.pop(OWN_BROKER, None)
-        await self.relay.run()
 
     async def _forget_claims(self) -> None:
         while True:

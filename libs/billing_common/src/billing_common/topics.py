@@ -33,8 +33,8 @@ async def provision(
     The catalogue is kept for ever (a new service reads all versions); a dead-letter topic has one partition, so its list has an order.
     """
     admin = AIOKafkaAdminClient(**kafka)
-    await admin.start()
     try:
+        await admin.start()
         wanted = [
             NewTopic(
                 name,
