@@ -25,6 +25,7 @@ from usage_collector.decoding import decode_calls
 
 SUBSCRIPTIONS = 100_000
 STORED = (1_000_000, 10_000_000)  # --events 100000000 adds a third step
+LOAD_SECONDS = 3600  # a hundred million events take a quarter of an hour
 BATCH, WARM_BATCHES, BATCHES, ASKED = 5000, 20, 20, 11
 EVENTS_PER_WINDOW = 10
 TABLE = f"usage_event_{START:%Y%m%d}"
@@ -85,18 +86,18 @@ async def _load(pool: asyncpg.Pool, stored: int) -> None:
     await pool.execute(KEYS)
     await pool.execute(SEGMENTS, START - timedelta(days=10), ENDS)
     hours = max(stored // EVENTS_PER_WINDOW // SUBSCRIPTIONS, 1)
-    await pool.execute(WINDOWS, START, hours, timeout=600)
     await pool.execute(f"create table {table} (like usage_event including defaults)")
     async with pool.acquire() as connection:
         await connection.execute("set statement_timeout = 0")
+        await connection.execute(WINDOWS, START, hours, timeout=LOAD_SECONDS)
         await connection.execute("set maintenance_work_mem = '1GB'")
-        await connection.execute(EVENTS.format(table=table), day, START, stored, SUBSCRIPTIONS, timeout=600)
-        await connection.execute(f"alter table {table} add primary key (id, day)", timeout=600)
+        await connection.execute(EVENTS.format(table=table), day, START, stored, SUBSCRIPTIONS, timeout=LOAD_SECONDS)
+        await connection.execute(f"alter table {table} add primary key (id, day)", timeout=LOAD_SECONDS)
         span = f"for values from ('{day}') to ('{day + timedelta(days=1)}')"
-        await connection.execute(f"alter table usage_event attach partition {table} {span}", timeout=600)
+        await connection.execute(f"alter table usage_event attach partition {table} {span}", timeout=LOAD_SECONDS)
         for name in (table, "usage_window", "segment", "subscription_key"):
-            await connection.execute(f"vacuum analyze {name}", timeout=600)
-        await connection.execute("checkpoint", timeout=600)
+            await connection.execute(f"vacuum analyze {name}", timeout=LOAD_SECONDS)
+        await connection.execute("checkpoint", timeout=LOAD_SECONDS)
 
 
 async def _bytes_per_event(pool: asyncpg.Pool, stored: int) -> dict[str, float]:

@@ -58,9 +58,9 @@ def _summary(pairs: list[tuple[Answer, Answer]], target: str) -> tuple[dict[str,
     found, limit = [one for one, _ in pairs], [two["events_per_second"] for _, two in pairs]
     rate, at_best = [one["events_per_second"] for one in found], max(found, key=lambda one: float(one["events_per_second"]))
     figure = {
-        "events_per_second": statistics.median(rate),
-        "p50_ms": statistics.median(one["p50_ms"] for one in found),
-        "p99_ms": statistics.median(one["p99_ms"] for one in found),
+        "events_per_second": round(statistics.median(rate)),
+        "p50_ms": round(statistics.median(one["p50_ms"] for one in found), 1),
+        "p99_ms": round(statistics.median(one["p99_ms"] for one in found), 1),
         "best_events_per_second": at_best["events_per_second"],
         "best_p99_ms": at_best["p99_ms"],
         "of_limit_percent": round(statistics.median(100 * one / two for one, two in zip(rate, limit, strict=True)), 1),
