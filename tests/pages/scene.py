@@ -206,7 +206,11 @@ class Scene:
 
     async def invoice_page(self) -> str:
         """Return the newest paid invoice's page at the sandbox."""
-        overview = await Browser().open(self.stripe)
+        browser = Browser()
+        try:
+            overview = await browser.open(self.stripe)
+        finally:
+            await browser.close()
         rows = [row for row in overview.tree.xpath("//section[@aria-labelledby='invoices']//tr") if "Paid" in row.text_content()]
         richest = max(rows, key=lambda row: float(re.sub(r"[^0-9.]", "", row.xpath(".//td")[-1].text_content()) or 0))
         return f"{self.stripe}{richest.xpath('.//a/@href')[0]}"
