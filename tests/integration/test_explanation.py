@@ -63,7 +63,7 @@ async def calls(world: World, customer: Customer, method: str, path: str, count:
 async def recorded(world: World, customer: Customer) -> list[dict[str, Any]]:
     """Return what the gateway itself wrote of a customer's calls: the truth that the explanation is held against."""
     values = [record.value for record in await world.records("gateway.calls")]  # other tests write there what is no call at all
-    records = [json.loads(value) for value in values if customer.subscription_id.encode() in value]
+    records = [json.loads(value) for value in values if customer.subscription_id.encode() in (value or b"")]
     return [one for one in records if one["sid"] == customer.subscription_id]
 
 
