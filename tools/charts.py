@@ -25,13 +25,13 @@ STYLE = Style(
     value_font_size=13,
     value_colors=("#171b24", "#171b24"),
 )
-Bars = list[tuple[str, float, float | None]]  # label, Turnpike, limit
+Bars = dict[str, tuple[float, float]]  # label -> a value of each series
 
 
 def main() -> None:
     pictures = {
-        "usage-rates.svg": chart("Events a second, and what this machine could do at best in the same run", rates()),
-        "usage-growth.svg": chart("Processor time of Postgres for an event (µs), by what is stored", growth()),
+        "usage-rates.svg": chart("Events a second, and what this machine could do at best", ("Turnpike", "limit in the same run"), rates()),
+        "usage-growth.svg": chart("Postgres's processor for an event (µs), by what is stored", ("over 40 days", "in one day"), growth()),
     }
     wrong = [name for name, picture in pictures.items() if not (IMAGES / name).exists() or (IMAGES / name).read_text() != picture]
     if "--check" in sys.argv[1:]:
@@ -44,15 +44,17 @@ def main() -> None:
 
 def rates() -> Bars:
     stream, ingest = read("usage_stream"), read("usage_ingest")
-    bars: Bars = [("stream to windows", figure(stream, "stream to windows"), next(iter(stream["limits"].values())))]
+    bars = {"stream to windows": (figure(stream, "stream to windows"), next(iter(stream["limits"].values())))}
     for name in ("batches of 100, 32 connections, 1 door", "single events, 32 connections, 1 door"):
-        bars.append((name.replace(" connections, ", " conn., "), figure(ingest, name), ingest["limits"][name]))
+        bars[name.replace(" connections, ", " conn., ")] = figure(ingest, name), ingest["limits"][name]
     return bars
 
 
 def growth() -> Bars:
-    steps = {name: values for name, values in read("usage_growth")["figures"].items() if name.endswith(" stored")}
-    return [(name, values["postgres_cpu_us_per_event"], None) for name, values in steps.items()]
+    figures = read("usage_growth")["figures"]
+    sizes = [name.removesuffix(" over 40 days") for name in figures if name.endswith(" stored over 40 days")]
+    cost = "postgres_cpu_us_per_event"
+    return {size: (figures[f"{size} over 40 days"][cost], figures[f"{size} in one day"][cost]) for size in sizes}
 
 
 def read(name: str) -> dict[str, Any]:
@@ -64,7 +66,7 @@ def figure(result: dict[str, Any], name: str) -> float:
     return float(result["figures"][name]["events_per_second"])
 
 
-def chart(title: str, bars: Bars) -> str:
+def chart(title: str, series: tuple[str, str], bars: Bars) -> str:
     """Return bars as SVG without scripts, the same for the same figures."""
     drawn = pygal.HorizontalBar(
         style=STYLE,
@@ -80,10 +82,9 @@ def chart(title: str, bars: Bars) -> str:
         show_x_labels=False,
     )
     drawn.title = title
-    drawn.x_labels = [label for label, *_ in reversed(bars)]
-    drawn.add("Turnpike", [ours for _, ours, _ in reversed(bars)])
-    if all(limit is not None for *_, limit in bars):
-        drawn.add("limit in the same run", [limit for *_, limit in reversed(bars)])
+    drawn.x_labels = list(reversed(bars))
+    for place, name in enumerate(series):
+        drawn.add(name, [values[place] for values in reversed(bars.values())])
     picture: str = re.sub(r"<script.*?</script>", "", drawn.render(), flags=re.DOTALL)  # for pictures that move: these do not
     return re.sub(re.escape(str(drawn.uuid)), "turnpike", picture) + "\n"
 

@@ -68,7 +68,7 @@ def tables(demand: Demand) -> str:
         ("Python for the stream, at the peak", f"{python_cores:.1f} cores"),
         ("collector replicas, one of them spare", f"{replicas}"),
         ("partitions of the topic, four for each replica", f"{partitions}"),
-        ("an hour without any collector is caught up in, at most", f"{mean * 3600 / spare / 60:,.0f} minutes, if Postgres keeps up"),
+        ("a mean hour without any collector is caught up in, at best", f"{mean * 3600 / spare / 60:,.0f} minutes, if Postgres keeps up"),
         ("Postgres's processor, at the peak", f"{postgres_cores:.1f} cores: take {math.ceil(postgres_cores / FILLED)}"),
         ("memory for the index of the running day, which every new event looks into", f"{index_gb:,.0f} GB"),
         ("disk for a day's events and their index", f"{day_gb:,.0f} GB"),
@@ -102,8 +102,8 @@ def stripe_hour() -> str:
 
 
 def stored() -> dict[str, Any]:
-    """Return the cost of an event with the most stored."""
-    steps = [values for name, values in figures("usage_growth").items() if name.endswith(" stored")]
+    """Return the cost of an event with the most stored in its own day."""
+    steps = [values for name, values in figures("usage_growth").items() if name.endswith(" stored in one day")]
     return dict(steps[-1])
 
 

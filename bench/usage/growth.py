@@ -1,14 +1,16 @@
 """What an event costs when very many are stored already: the same batches, look-ups and window updates on tables that grow.
 
-The stored events are of the day that the new ones are of, the worst case: every new id is looked for in, and added to, the one index that
-holds them all. There is a window for every ten of them. Loaded in bulk, as a partition that is attached.
+Stored over forty days, the last of them the day that the new events are of; and, the worst case, all in that one day: every new id is then
+looked for in, and added to, the one index that holds them all. There is a window for every ten. Loaded in bulk, as partitions to attach.
 """
 
+import asyncio
 import statistics
 import time
 import uuid
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
+from contextlib import AsyncExitStack
+from datetime import datetime, timedelta
 from typing import Any
 
 import asyncpg
@@ -19,16 +21,19 @@ from bench import machine
 from bench.usage.calls import START, Expected, make_calls
 from bench.usage.stage import UsageStage, usage_stage
 from billing_common.clock import BusinessClock
+from billing_common.db import Connection
 from usage_collector import event_store
 from usage_collector.collecting import Collector
 from usage_collector.decoding import decode_calls
+from usage_collector.store import partition_of
 
 SUBSCRIPTIONS = 100_000
 STORED = (1_000_000, 10_000_000)  # --events 100000000 adds a third step
 LOAD_SECONDS = 3600  # a hundred million events take a quarter of an hour
 BATCH, WARM_BATCHES, BATCHES, ASKED = 5000, 20, 20, 11
 EVENTS_PER_WINDOW = 10
-TABLE = f"usage_event_{START:%Y%m%d}"
+LAYOUTS = {"over 40 days": 40, "in one day": 1}
+LOADERS = 2
 ENDS = START + timedelta(days=20)
 SUBSCRIBE = """
 insert into subscription (subscription_id, account_id, started_at)
@@ -60,22 +65,25 @@ def measure(runs: int | None, events: int | None) -> dict[str, Any]:
 
 async def _measure(sizes: list[int]) -> dict[str, Any]:
     facts = machine.facts()
-    found = {}
+    found: dict[str, Any] = {}
     async with usage_stage(subscriptions=0) as stage:
         limits = {"postgres_commit_ms": round(await machine.postgres_commit_ms(stage.dsn), 2)}
-        for size in sizes:
-            await _load(stage.pool, size)
-            bytes_stored = await _bytes_per_event(stage.pool, size)
-            found[f"{size:,} stored"] = await _cost(stage) | bytes_stored
-    first, last = found[f"{sizes[0]:,} stored"], found[f"{sizes[-1]:,} stored"]
-    growth = {name: round(last[name] / first[name], 2) for name in first}
-    figures = found | {"last / first": growth | {"target": "at most 1.5 times"}}
-    return {"machine": facts | {"load_after": machine.load(), "subscriptions": SUBSCRIPTIONS}, "limits": limits, "figures": figures}
+        for layout, days in LAYOUTS.items():
+            steps = {}
+            for size in sizes:
+                await _load(stage.pool, size, days)
+                bytes_stored = await _bytes_per_event(stage.pool, size)
+                steps[f"{size:,} stored {layout}"] = await _cost(stage) | bytes_stored
+            found |= steps | {f"last / first, {layout}": _growth([*steps.values()])}
+    return {"machine": facts | {"load_after": machine.load(), "subscriptions": SUBSCRIPTIONS}, "limits": limits, "figures": found}
 
 
-async def _load(pool: asyncpg.Pool, stored: int) -> None:
+def _growth(steps: list[dict[str, float]]) -> dict[str, Any]:
+    return {name: round(steps[-1][name] / steps[0][name], 2) for name in steps[0]} | {"target": "at most 1.5 times"}
+
+
+async def _load(pool: asyncpg.Pool, stored: int, days: int) -> None:
     """Begin anew with so many stored events, a window for every ten of them, and all subscriptions."""
-    table, day = TABLE, START.date()
     partitions = await pool.fetch("select inhrelid::regclass::text as name from pg_inherits where inhparent = 'usage_event'::regclass")
     for row in partitions:
         await pool.execute(f"drop table {row['name']}")
@@ -86,23 +94,39 @@ async def _load(pool: asyncpg.Pool, stored: int) -> None:
     await pool.execute(KEYS)
     await pool.execute(SEGMENTS, START - timedelta(days=10), ENDS)
     hours = max(stored // EVENTS_PER_WINDOW // SUBSCRIPTIONS, 1)
-    await pool.execute(f"create table {table} (like usage_event including defaults)")
-    async with pool.acquire() as connection:
-        await connection.execute("set statement_timeout = 0")
-        await connection.execute(WINDOWS, START, hours, timeout=LOAD_SECONDS)
-        await connection.execute("set maintenance_work_mem = '1GB'")
-        await connection.execute(EVENTS.format(table=table), day, START, stored, SUBSCRIPTIONS, timeout=LOAD_SECONDS)
-        await connection.execute(f"alter table {table} add primary key (id, day)", timeout=LOAD_SECONDS)
-        span = f"for values from ('{day}') to ('{day + timedelta(days=1)}')"
-        await connection.execute(f"alter table usage_event attach partition {table} {span}", timeout=LOAD_SECONDS)
-        for name in (table, "usage_window", "segment", "subscription_key"):
-            await connection.execute(f"vacuum analyze {name}", timeout=LOAD_SECONDS)
-        await connection.execute("checkpoint", timeout=LOAD_SECONDS)
+    left = [START - timedelta(days=back) for back in range(days)]
+
+    async def load_days(connection: Connection) -> None:
+        while left:
+            await _load_day(connection, left.pop(), stored // days)
+
+    async with AsyncExitStack() as stack:
+        loaders = [await stack.enter_async_context(pool.acquire()) for _ in range(LOADERS)]
+        for connection in loaders:
+            await connection.execute("set statement_timeout = 0")
+            await connection.execute("set maintenance_work_mem = '1GB'")
+        await asyncio.gather(*map(load_days, loaders))
+        await loaders[0].execute(WINDOWS, START, hours, timeout=LOAD_SECONDS)
+        for name in ("usage_window", "segment", "subscription_key"):
+            await loaders[0].execute(f"vacuum analyze {name}", timeout=LOAD_SECONDS)
+        await loaders[0].execute("checkpoint", timeout=LOAD_SECONDS)
+
+
+async def _load_day(connection: Connection, at: datetime, events: int) -> None:
+    table, day = partition_of(at.date()), at.date()
+    await connection.execute(f"create table {table} (like usage_event including defaults)")
+    await connection.execute(EVENTS.format(table=table), day, at, events, SUBSCRIPTIONS, timeout=LOAD_SECONDS)
+    await connection.execute(f"alter table {table} add primary key (id, day)", timeout=LOAD_SECONDS)
+    span = f"for values from ('{day}') to ('{day + timedelta(days=1)}')"
+    await connection.execute(f"alter table usage_event attach partition {table} {span}", timeout=LOAD_SECONDS)
+    await connection.execute(f"vacuum analyze {table}", timeout=LOAD_SECONDS)
 
 
 async def _bytes_per_event(pool: asyncpg.Pool, stored: int) -> dict[str, float]:
-    whole = await pool.fetchval("select pg_total_relation_size($1::text::regclass)", TABLE)
-    index = await pool.fetchval("select pg_indexes_size($1::text::regclass)", TABLE)
+    async def sum_of(size: str) -> int:
+        return int(await pool.fetchval(f"select sum({size}(inhrelid)) from pg_inherits where inhparent = 'usage_event'::regclass"))
+
+    whole, index = await sum_of("pg_total_relation_size"), await sum_of("pg_indexes_size")
     return {"stored_bytes_per_event": round(whole / stored), "of_them_index": round(index / stored)}
 
 

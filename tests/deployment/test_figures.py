@@ -28,7 +28,7 @@ def test_what_a_day_needs_is_computed_for_other_numbers_too(root: Path) -> None:
         ).stdout
 
     stored = json.loads((root / "bench" / "results" / "usage_growth.json").read_text())["figures"]
-    size = [step for name, step in stored.items() if name.endswith(" stored")][-1]["stored_bytes_per_event"]
+    size = [step for name, step in stored.items() if name.endswith(" stored in one day")][-1]["stored_bytes_per_event"]
     text = ask("--calls", "200000000", "--peak", "2", "--retention", "120")
     assert f"| disk for a day's events and their index | {200_000_000 * size / 1e9:,.0f} GB |" in text
     assert "2,315 and 4,630" in text
