@@ -39,6 +39,8 @@ def stripe_sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
                     break
                 except httpx.HTTPError:
                     time.sleep(0.1)
+            else:
+                raise TimeoutError(f"the sandbox did not answer at {address} within 30 s")
             yield address
         finally:
             process.terminate()
