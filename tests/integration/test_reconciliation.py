@@ -130,7 +130,8 @@ async def test_late_rejected_repeated_and_running_usage_are_each_named_with_age_
     await world.clock.settle()
     found = await reconciled(world, customer, code=DIFFERENT)
     causes = by_cause(found)
-    assert sum(row["quantity"] for row in causes["duplicate"]) <= -1  # a sender whose answer was lost sends once more, and so may the broker
+    # a sender whose answer was lost sends once more, and so may the broker
+    assert sum(row["quantity"] for row in causes["duplicate"]) <= -1
     (late,) = causes["late"]
     assert (late["quantity"], late["explained"], late["needs_attention"]) == (-1, True, True)
     assert late["age_seconds"] >= (now - last_month).total_seconds() - 86_400

@@ -255,7 +255,7 @@ async def test_totals_that_were_not_told_are_published_again(scene: Scene) -> No
     scene.collector.counted(130)
     assert await scene.causes() == [("windows-told", "not_told", -30)]
     assert await scene.repair() == ["1 totals are published again by the collector"]
-    assert scene.collector.again[0]["subscription_id"] == "s-1"
+    assert [(one["subscription_id"], one["closings"]) for one in scene.collector.again] == [("s-1", False)]
 
 
 async def test_a_window_that_is_not_what_its_events_add_up_to_is_never_told_by_a_repair(scene: Scene) -> None:
@@ -280,7 +280,7 @@ async def test_a_segment_closed_with_a_wrong_total_settles_once_its_windows_are_
     scene.collector.counted(100)
     (said,) = await scene.repair()
     assert said.endswith("the collector says its total again")
-    assert [(one["from"], one["to"]) for one in scene.collector.again] == [(START.isoformat(), end.isoformat())]
+    assert [(one["from"], one["to"], one["closings"]) for one in scene.collector.again] == [(START.isoformat(), end.isoformat(), True)]
     await publish(facts.closed({"calls": 100}, segment_end=end, cause_id="again", occurred_at=end + timedelta(hours=1)))
     await scene.report()
     assert await scene.pool.fetchval("select state from segment") == "settled"

@@ -176,7 +176,7 @@ async def test_a_closing_is_said_again_with_the_totals_of_now(
     await pool.execute("update usage_window set quantity = quantity - 7")
     clock.instant = FEBRUARY + timedelta(minutes=1)
     for _ in range(2):
-        assert await ask("/v1/windows/publish-again") == {"windows": 1, "segments": 1}
+        assert await ask("/v1/windows/publish-again", closings=True) == {"windows": 1, "segments": 1}
     async with pool.acquire() as connection:
         closings = await events_in_outbox(connection, UsageSegmentClosed)
     assert [(one.totals["calls"], one.occurred_at) for one in closings] == [(16, FEBRUARY), (9, clock.instant), (9, clock.instant)]
@@ -185,3 +185,16 @@ async def test_a_closing_is_said_again_with_the_totals_of_now(
     assert second == third
     told = {"subscription_id", "account_id", "segment_start", "segment_end", "reason", "product_id", "catalogue_version"}
     assert second.model_dump(include=told) == first.model_dump(include=told)
+
+
+async def test_totals_are_published_again_without_the_closing_of_their_segment(
+    pool: asyncpg.Pool, ask: Callable[..., Any], collector: Collector, clock: FixedClock
+) -> None:
+    clock.instant = FEBRUARY
+    (due,) = await publishing.due_segments(pool, now=clock.now(), wall=START, grace=timedelta(0))
+    await publishing.close_segments(pool, collector.directory, [due.id], now=clock.now())
+    await pool.execute("update usage_window set quantity = quantity + 7")  # on a day that nobody has compared
+    clock.instant = FEBRUARY + timedelta(minutes=1)
+    assert await ask("/v1/windows/publish-again") == {"windows": 1, "segments": 0}
+    async with pool.acquire() as connection:
+        assert [one.totals["calls"] for one in await events_in_outbox(connection, UsageSegmentClosed)] == [9]

@@ -70,13 +70,13 @@ async def _close_again(stations: Stations, found: Reconciled, since: datetime, u
                 f"{head}: closed with another total than its windows have, which are not what the events add up to: put them right first"
             )
         else:
-            await _publish_again(stations, found, max(start, end - DAY), end)
+            await _publish_again(stations, found, max(start, end - DAY), end, closings=True)
             said.append(f"{head}: was closed with another total than its windows have; the collector says its total again")
     return said
 
 
-async def _publish_again(stations: Stations, found: Reconciled, since: datetime, until: datetime) -> int:
-    body = {"subscription_id": found.subscription_id, "from": since.isoformat(), "to": until.isoformat()}
+async def _publish_again(stations: Stations, found: Reconciled, since: datetime, until: datetime, *, closings: bool = False) -> int:
+    body = {"subscription_id": found.subscription_id, "from": since.isoformat(), "to": until.isoformat(), "closings": closings}
     return int((await stations.collector.post("/v1/windows/publish-again", body))["windows"])
 
 

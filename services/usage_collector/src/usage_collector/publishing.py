@@ -80,16 +80,17 @@ async def close_segments(pool: asyncpg.Pool, directory: Directory, segment_ids: 
 
 
 async def publish_again(
-    pool: asyncpg.Pool, directory: Directory, subscription_id: str, since: datetime, until: datetime, *, now: datetime
+    pool: asyncpg.Pool, directory: Directory, subscription_id: str, since: datetime, until: datetime, *, now: datetime, closings: bool
 ) -> tuple[int, int]:
-    """Have the totals of a range published once more, as a new revision, and say the closings of its segments again with their totals now.
+    """Have the totals of a range published once more, as a new revision; with `closings` also say those of its segments again, as of now.
 
-    Who has them already changes nothing. Returns how many of each.
+    Who has them already changes nothing. Returns how many of each. A closing says the sum of all windows of its segment, also of those
+    outside the range.
     """
     async with pool.acquire() as connection, connection.transaction():
         await store.lock_shared(connection)
         windows = await day_store.mark_windows(connection, subscription_id, since, until)
-        closed = await subscription_store.closed_segments(connection, subscription_id, since, until)
+        closed = await subscription_store.closed_segments(connection, subscription_id, since, until) if closings else []
         await announce_many(connection, await _closings(connection, directory, closed, now, again=f":again:{now.isoformat()}"))
     return windows, len(closed)
 

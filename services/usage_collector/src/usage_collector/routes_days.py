@@ -35,6 +35,10 @@ class AgainRequest(BaseModel):
     subscription_id: Id
     since: AwareDatetime = Field(alias="from")
     to: AwareDatetime
+    closings: bool = Field(
+        default=False,
+        description="also say the closings of segments that touch the range again: only when all windows of them were checked",
+    )
 
 
 class AgainAnswer(BaseModel):
@@ -62,12 +66,12 @@ async def get_days(request: Request, body: DaysRequest) -> FreshDays:
 
 @router.post("/v1/windows/publish-again", dependencies=[Depends(require_scope("usage:write"))], status_code=202)
 async def publish_again(request: Request, body: AgainRequest) -> AgainAnswer:
-    """Publish the totals of a range once more, and its closings: whoever has missed one takes it, for all others nothing changes."""
+    """Publish the totals of a range once more, on demand its closings too: whoever has missed one takes it, for others nothing changes."""
     since, to = as_range(body.since, body.to)
     if to - since > timedelta(days=62):
         raise HTTPException(422, "at most 62 days at once")
     state = request.app.state
     windows, segments = await publishing.publish_again(
-        state.pool, state.collector.directory, body.subscription_id, since, to, now=state.clock.now()
+        state.pool, state.collector.directory, body.subscription_id, since, to, now=state.clock.now(), closings=body.closings
     )
     return AgainAnswer(windows=windows, segments=segments)
