@@ -11,7 +11,7 @@ from billing_common.events import Event
 from stripe_reporter import hourly, metrics, reconciliation, reconciliation_store, repairing
 from stripe_reporter.collector_gateway import CollectorUnavailableError
 from stripe_reporter.reconciliation import Clocks, Difference, InvoicedUsage, MeterFigures, judge_events, judge_invoice, judge_meter
-from stripe_reporter.reconciling import Reconciled, Stations, reconcile
+from stripe_reporter.reconciling import RANGE_MAX, Reconciled, Stations, reconcile
 from stripe_reporter.routes_reconciliation import answer
 from stripe_reporter.sender import Sender
 from stripe_reporter.stripe_gateway import StripeGateway
@@ -140,6 +140,8 @@ class CollectorStandIn:
 
     def __init__(self) -> None:
         self.days: list[dict[str, Any]] = []
+        self.elsewhere: list[dict[str, Any]] = []
+        self.asked: list[Mapping[str, Any]] = []
         self.again: list[Mapping[str, Any]] = []
         self.away = False
 
@@ -164,7 +166,9 @@ class CollectorStandIn:
             self.again.append(body)
             return {"windows": 1}
         assert path == "/v1/reconciliation/days"
-        return {"days": self.days, "complete_until": None, "gateway_error": None}
+        self.asked.append(body)
+        found = [day for day in [*self.days, *self.elsewhere] if body["from"] <= day["day"] < body["to"]]
+        return {"days": found, "complete_until": None, "gateway_error": None}
 
 
 class Scene:
@@ -287,10 +291,33 @@ async def test_a_segment_closed_with_a_wrong_total_settles_once_its_windows_are_
     assert await scene.repair() == []
 
 
-async def test_a_segment_that_was_not_compared_whole_is_not_closed_again(scene: Scene, publish: Publish, facts: Facts) -> None:
-    await publish(facts.closed({"calls": 107}, segment_end=START + timedelta(days=31)))
+@pytest.mark.parametrize("days", [31, 100, 365])
+async def test_a_segment_longer_than_what_was_compared_is_checked_in_pieces_and_closed_again(
+    scene: Scene, publish: Publish, facts: Facts, days: int
+) -> None:
+    end = START + timedelta(days=days, hours=7)
+    await publish(facts.closed({"calls": 107}, segment_end=end))
+    await scene.look()
+    scene.collector.asked.clear()
     (said,) = await scene.repair()
-    assert "--period" in said
+    assert said.endswith("the collector says its total again")
+    assert [(one["from"], one["to"], one["closings"]) for one in scene.collector.again] == [
+        ((end - timedelta(days=1)).isoformat(), end.isoformat(), True)
+    ]
+    spans = [(datetime.fromisoformat(one["from"]), datetime.fromisoformat(one["to"])) for one in scene.collector.asked[1:]]
+    assert all(first < last <= first + RANGE_MAX for first, last in spans)
+    assert [START, *(last for _, last in spans)] == [*(first for first, _ in spans), end], "one after the other, all of it"
+
+
+async def test_a_segment_with_a_wrong_day_beyond_what_was_compared_is_not_closed_again(
+    scene: Scene, publish: Publish, facts: Facts
+) -> None:
+    await publish(facts.closed({"calls": 107}, segment_end=START + timedelta(days=365)))
+    wrong = START + timedelta(days=200)
+    scene.collector.elsewhere = [day_of(day=wrong.isoformat(), meters=[{**scene.collector.days[0]["meters"][0], "windows": 107}])]
+    (said,) = await scene.repair()
+    assert f"{wrong:%Y-%m-%d}" in said
+    assert said.endswith("put them right first")
     assert scene.collector.again == []
 
 

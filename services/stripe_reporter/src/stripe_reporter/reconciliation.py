@@ -129,6 +129,11 @@ def judge_meter(figures: MeterFigures, clocks: Clocks) -> list[Difference]:
     return found
 
 
+def is_unsure(figures: MeterFigures) -> bool:
+    """Return whether windows are not, or could not be seen to be, what their events add up to: a repair leaves those alone."""
+    return figures.counted != figures.windows and (bool(figures.windows) or figures.counted is not None)
+
+
 def _judge_ledger(figures: MeterFigures, clocks: Clocks, names: dict[str, Any]) -> list[Difference]:
     found = []
     if figures.unsent:

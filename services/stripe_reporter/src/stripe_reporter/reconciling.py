@@ -20,6 +20,7 @@ from stripe_reporter.stripe_gateway import StripeUnavailableError, full_minutes
 from stripe_reporter.worth import worth
 
 SUBSCRIPTIONS_MAX = 50
+RANGE_MAX = timedelta(days=100)  # of one question
 Key = tuple[str, str, datetime]  # product, meter, day
 
 
@@ -65,6 +66,10 @@ class Span:
     until: datetime
     complete_until: datetime | None = None
 
+    def whole(self, day: datetime) -> bool:
+        """Return whether all events of a day were added up."""
+        return self.complete_until is None or day + timedelta(days=1) <= self.complete_until
+
 
 async def reconcile(stations: Stations, subscription_ids: Sequence[str], since: datetime, until: datetime) -> list[Reconciled]:
     """Compare all stations in a range of full UTC days, at most 50 subscriptions at once. Raises CollectorUnavailableError."""
@@ -76,6 +81,24 @@ async def reconcile(stations: Stations, subscription_ids: Sequence[str], since: 
     for day in answer["days"]:
         days.setdefault(day["subscription_id"], []).append(day)
     return [await _Subscription(stations, name, days.get(name, []), span, list(problems)).reconcile() for name in subscription_ids]
+
+
+async def unsure_days(stations: Stations, subscription_id: str, since: datetime, until: datetime) -> set[datetime]:
+    """Return the days of any range whose windows are not, or could not be seen to be, what their events add up to."""
+    found = set()
+    while since < until:
+        end = min(until, since + RANGE_MAX)
+        body = {"subscriptions": [subscription_id], "from": since.isoformat(), "to": end.isoformat()}
+        answer = await stations.collector.post("/v1/reconciliation/days", body)
+        complete_until = datetime.fromisoformat(answer["complete_until"]) if answer["complete_until"] else None
+        span = Span(since, end, complete_until)
+        for day in answer["days"]:
+            at = datetime.fromisoformat(day["day"])
+            meters = [_figures((one["product_id"], one["meter_id"], at), one, None, counted_whole=span.whole(at)) for one in day["meters"]]
+            if any(reconciliation.is_unsure(one) for one in meters):
+                found.add(at)
+        since = end
+    return found
 
 
 @dataclass
@@ -138,8 +161,7 @@ class _Subscription:
         places = {(row["product_id"], row["meter_id"]): row for row in [*plan, *rows] if row["event_name"] is not None}
         figures: dict[Key, MeterFigures] = {}
         for key in {*counted, *kept}:
-            whole = self.span.complete_until is None or key[2] + timedelta(days=1) <= self.span.complete_until
-            figures[key] = _figures(key, counted.get(key), kept.get(key), counted_whole=whole)
+            figures[key] = _figures(key, counted.get(key), kept.get(key), counted_whole=self.span.whole(key[2]))
         for meter, place in places.items():
             if customer is not None:
                 await self._add_stripe(figures, meter, place, customer)

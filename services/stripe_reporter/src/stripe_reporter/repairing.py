@@ -1,6 +1,6 @@
 """Repairs what is provably safe to repair: it only ever brings Stripe up to what was counted, and never lowers anything by guess."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -10,7 +10,8 @@ from billing_common.db import Connection
 from billing_common.events import derive_id
 from stripe_reporter import invoice_store, ledger, reconciliation_store, store
 from stripe_reporter.domain import MeterEvent
-from stripe_reporter.reconciling import Reconciled, Stations
+from stripe_reporter.reconciliation import is_unsure
+from stripe_reporter.reconciling import Reconciled, Stations, unsure_days
 from stripe_reporter.stripe_gateway import StripeUnavailableError
 
 log = structlog.get_logger(__name__)
@@ -41,8 +42,7 @@ async def repair(stations: Stations, found: Reconciled, since: datetime, until: 
 
 
 def _unsure(found: Reconciled) -> set[datetime]:
-    """Return the days whose windows are not, or could not be seen to be, what their events add up to."""
-    return {one.day for one in found.meters if one.counted != one.windows and (one.windows or one.counted is not None)}
+    return {one.day for one in found.meters if is_unsure(one)}
 
 
 async def _tell_again(stations: Stations, found: Reconciled) -> list[str]:
@@ -60,19 +60,27 @@ async def _close_again(stations: Stations, found: Reconciled, since: datetime, u
     """Have closings said again whose totals are not those of the windows: nobody can settle them, and the windows may be right since."""
     async with stations.pool.acquire() as connection:
         segments = await reconciliation_store.mismatched_segments(connection, found.subscription_id, since, until)
-    unsure, said = _unsure(found), []
+    said = []
     for start, end in segments:
         head = f"{start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M}"
         if start < since or end > until:
-            said.append(f"{head}: closed with another total than its windows have; compare all of it (--period) to have it said again")
-        elif any(start < day + DAY and day < end for day in unsure):
+            unsure = await unsure_days(stations, found.subscription_id, start, end)
+        else:
+            unsure = {day for day in _unsure(found) if start < day + DAY and day < end}
+        if unsure:
             said.append(
-                f"{head}: closed with another total than its windows have, which are not what the events add up to: put them right first"
+                f"{head}: closed with another total than its windows have, which are not what the events add up to "
+                f"({_named(unsure)}): put them right first"
             )
         else:
             await _publish_again(stations, found, max(start, end - DAY), end, closings=True)
             said.append(f"{head}: was closed with another total than its windows have; the collector says its total again")
     return said
+
+
+def _named(days: Collection[datetime]) -> str:
+    shown = ", ".join(f"{day:%Y-%m-%d}" for day in sorted(days)[:3])
+    return shown if len(days) <= 3 else f"{shown} and {len(days) - 3} days more"
 
 
 async def _publish_again(stations: Stations, found: Reconciled, since: datetime, until: datetime, *, closings: bool = False) -> int:

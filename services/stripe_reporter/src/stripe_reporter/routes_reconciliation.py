@@ -9,12 +9,11 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from billing_common.internal_auth import require_scope
 from stripe_reporter import reconciliation_store, repairing
 from stripe_reporter.reconciliation import Clocks
-from stripe_reporter.reconciling import SUBSCRIPTIONS_MAX, Reconciled, Stations, reconcile
+from stripe_reporter.reconciling import RANGE_MAX, SUBSCRIPTIONS_MAX, Reconciled, Stations, reconcile
 from stripe_reporter.sender import wall_now
 
 router = APIRouter(prefix="/v1/reconciliations")
 DAY = timedelta(days=1)
-RANGE_MAX = 100 * DAY
 Id = Annotated[str, Field(min_length=1, max_length=256)]
 
 
