@@ -187,14 +187,27 @@ class Service:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Everything but the HTTP servers: pool, migrations, clock, producer, broker, loops. Tests use it directly."""
-        settings = self.settings
         await self._open_database()
-        await self._read_clock()
+        tasks: list[asyncio.Task[None]] = []
+        try:
+            await self._prepare()
+            tasks += [
+                asyncio.create_task(self._run_loop(name, task), name=name)
+                for name, task in [(OWN_BROKER, self._run_kafka), ("claims", self._forget_claims), ("lag", self._watch_lag), *self._loops]
+            ]
+            yield
+        finally:
+            await self._stop(tasks)
+
+    async def _prepare(self) -> None:
+        """Make all that is shared, not connected yet, and run the start hooks."""
+        settings = self.settings
         self.producer = AIOKafkaProducer(
             **kafka_settings.arguments(settings), enable_idempotence=True, linger_ms=0, max_batch_size=131072, request_timeout_ms=10000
         )
         # Asks where topics end over a connection of its own: on a subscriber's it would wait behind the long poll.
         self._watcher = AIOKafkaConsumer(**kafka_settings.arguments(settings), enable_auto_commit=False)
+        await self._read_clock()
         self.share("producer", self.producer)
         self.share("service_name", self.name)
         self.share("clock", self.clock)
@@ -204,24 +217,16 @@ class Service:
         for hook in self._starts:
             await hook()
         check_context(self.broker)
-        tasks = [
-            asyncio.create_task(self._run_loop(name, task), name=name)
-            for name, task in [(OWN_BROKER, self._run_kafka), ("claims", self._forget_claims), ("lag", self._watch_lag), *self._loops]
-        ]
-        try:
-            yield
-        finally:
-            await self._stop(tasks)
 
     async def _stop(self, tasks: list[asyncio.Task[None]]) -> None:
         with suppress(Exception):
             async with asyncio.timeout(STOP_SECONDS):
-                with suppress(TimeoutError):  # a client that is cut off while it connects leaves its connections open
+                try:  # a client that is cut off while it connects leaves its connections open
                     await asyncio.wait_for(self._connecting.acquire(), CONNECT_SECONDS)
+                except TimeoutError:
+                    await _cancel(tasks)  # what still joins would go on behind a broker that is stopped
                 await self.broker.stop()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await _cancel(tasks)
         for hook in reversed(self._stops):
             with suppress(Exception):
                 await hook()
@@ -271,12 +276,7 @@ class Service:
             await client.start()
             self._clients_started.append(client)
         if not self._broker_started:
-            try:
-                await join_groups(self.broker)
-            except BaseException:
-                with suppress(Exception):
-                    await self.broker.stop()  # a half-started subscriber must not be started twice
-                raise
+            await join_groups(self.broker)
             self._broker_started = True
             self._refused.pop(OWN_BROKER, None)
 
@@ -306,6 +306,12 @@ class Service:
         if self.public is not None:
             doors.append(process.Door(self.front, self.settings.http_host, self.settings.http_port, "HTTP_PORT"))
         await process.serve(self.name, doors, self.running())
+
+
+async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _until_it_works() -> Any:

@@ -9,6 +9,7 @@ from faststream.kafka import KafkaBroker
 
 from billing_common import kafka
 from billing_common.events import USAGE_RECORDED_TOPIC
+from billing_common.joining import join_groups
 from billing_common.messaging import PauseOrPark
 from billing_common.service import Service
 from usage_collector import handlers, public_contract, rolling, routes, routes_corrections, routes_days, routes_late, routes_usage, streams
@@ -125,11 +126,7 @@ def _add_calls_broker(service: Service, broker: KafkaBroker) -> None:
 
     async def run() -> None:
         if not broker.running:
-            try:
-                await broker.start()
-            except BaseException:
-                await broker.stop()
-                raise
+            await join_groups(broker)
 
     service.loop("calls", run)
     service.on_stop(broker.stop)
