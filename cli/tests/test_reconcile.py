@@ -38,6 +38,7 @@ def subscription(*differences: dict[str, Any], name: str = "s-1", **fields: Any)
     return {
         "subscription_id": name, "agrees": agrees, "gateway_calls": 104, "gateway_received": 104, "events": {"counted": 100, "filtered": 4},
         "duplicates": 0, "meters": [METER], "invoices": [], "differences": list(differences), "problems": [],
+        "events_kept_from": None,
     } | fields  # fmt: skip
 
 
@@ -86,6 +87,17 @@ def test_a_station_that_did_not_answer_is_no_agreement(answers: list[dict[str, A
     done = run()
     assert done.exit_code == 2
     assert "this station was not compared" in done.stdout
+
+
+def test_events_that_are_no_longer_kept_are_said_and_are_no_difference(answers: list[dict[str, Any]]) -> None:
+    answers.append(subscription(meters=[METER | {"counted": None}], events={"counted": 7}, events_kept_from="2027-02-03T00:00:00Z"))
+    done = run("--period", "2027-02")
+    assert done.exit_code == 0
+    assert "Events of days before 2027-02-03 are no longer kept" in done.stdout
+    row = next(line for line in done.stdout.splitlines() if "payg/calls" in line)
+    assert row.replace("│", " ").split()[:6] == ["s-1", "payg/calls", "104", "-", "-", "100"], (
+        "what is there of the events is not shown as all of them"
+    )
 
 
 def test_a_repair_says_what_was_done(answers: list[dict[str, Any]]) -> None:

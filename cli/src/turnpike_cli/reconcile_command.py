@@ -105,6 +105,8 @@ def _print(found: list[dict[str, Any]]) -> None:
     for one in found:
         for problem in one["problems"]:
             typer.echo(f"! {one['subscription_id']}: {problem}: this station was not compared; try again")
+    for moment in sorted({one["events_kept_from"] for one in found if one["events_kept_from"]}):
+        typer.echo(f"Events of days before {moment[:10]} are no longer kept: what they add up to and the gateway's count are not compared.")
     calm: dict[str, int] = {}
     for _, row in differences:
         if not row["needs_attention"]:
@@ -117,7 +119,7 @@ def _print(found: list[dict[str, Any]]) -> None:
 
 def _station_rows(one: dict[str, Any]) -> list[list[str]]:
     """Return one row for each meter; the gateway's count and the events stand beside the first."""
-    received = sum(one["events"].values())
+    received = None if one["events_kept_from"] else sum(one["events"].values())
     rows = []
     for number, meter in enumerate(one["meters"] or [None]):
         billed = sum(row["billed"] for row in one["invoices"] if meter and _same_meter(row, meter))
@@ -125,7 +127,7 @@ def _station_rows(one: dict[str, Any]) -> list[list[str]]:
             one["subscription_id"] if number == 0 else "",
             f"{meter['product_id']}/{meter['meter_id']}" if meter else "-",
             _count(one["gateway_calls"]) if number == 0 else "",
-            f"{received:,}" if number == 0 else "",
+            _count(received) if number == 0 else "",
             *((_count(meter[name]) for name in ("counted", "windows", "acknowledged", "stripe")) if meter else [""] * 4),
             f"{billed:,}" if billed else "-",
             ("ok" if one["agrees"] and not one["problems"] else "DIFFERS") if number == 0 else "",

@@ -142,6 +142,7 @@ class CollectorStandIn:
         self.days: list[dict[str, Any]] = []
         self.elsewhere: list[dict[str, Any]] = []
         self.asked: list[Mapping[str, Any]] = []
+        self.kept_from = DAY - timedelta(days=396)
         self.again: list[Mapping[str, Any]] = []
         self.away = False
 
@@ -168,7 +169,7 @@ class CollectorStandIn:
         assert path == "/v1/reconciliation/days"
         self.asked.append(body)
         found = [day for day in [*self.days, *self.elsewhere] if body["from"] <= day["day"] < body["to"]]
-        return {"days": found, "complete_until": None, "gateway_error": None}
+        return {"days": found, "kept_from": self.kept_from.isoformat(), "complete_until": None, "gateway_error": None}
 
 
 class Scene:
@@ -214,7 +215,7 @@ async def scene(pool: asyncpg.Pool, gateway: StripeGateway, clock: FixedClock, s
 async def test_a_month_in_which_all_stations_agree(scene: Scene) -> None:
     found = await scene.look()
     shown = answer(found, scene.clock.now())
-    assert (shown.agrees, shown.differences, shown.problems) == (True, [], [])
+    assert (shown.agrees, shown.differences, shown.problems, shown.events_kept_from) == (True, [], [], None)
     assert [(row.counted, row.windows, row.told, row.acknowledged, row.stripe) for row in shown.meters if row.meter_id == "calls"] == [
         (100, 100, 100, 100, 100)
     ]
@@ -270,6 +271,27 @@ async def test_a_window_that_is_not_what_its_events_add_up_to_is_never_told_by_a
     scene.collector.counted(130, counted=None)  # nobody could add the events up in time
     (said,) = await scene.repair()
     assert "not told" in said
+    assert scene.collector.again == []
+
+
+async def test_a_day_whose_events_are_no_longer_kept_is_not_compared_with_them_and_not_told(scene: Scene) -> None:
+    scene.collector.kept_from = DAY + timedelta(days=1)
+    scene.collector.counted(100, counted=None)
+    shown = answer(await scene.look(), scene.clock.now())
+    assert (shown.agrees, shown.differences, shown.problems) == (True, [], [])
+    assert (shown.events_kept_from, shown.meters[0].counted) == (DAY + timedelta(days=1), None)
+    scene.collector.counted(107, counted=None)
+    (said,) = await scene.repair()
+    assert said.endswith(f"events of days before {DAY + timedelta(days=1):%Y-%m-%d} are no longer kept, so nobody can check its windows")
+    assert scene.collector.again == []
+
+
+async def test_a_segment_that_began_before_the_kept_events_is_not_closed_again(scene: Scene, publish: Publish, facts: Facts) -> None:
+    await publish(facts.closed({"calls": 107}, segment_end=START + timedelta(days=1)))
+    scene.collector.kept_from = DAY + timedelta(hours=24)
+    scene.collector.counted(100, counted=None)
+    (said,) = await scene.repair()
+    assert said.endswith(f"events of days before {DAY + timedelta(days=1):%Y-%m-%d} are no longer kept, so nobody can check its windows")
     assert scene.collector.again == []
 
 

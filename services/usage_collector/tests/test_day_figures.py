@@ -22,6 +22,7 @@ from .conftest import FEBRUARY, START, FixedClock, Publish, call, catalogue_appl
 
 KEYS = ("k" * 32,)
 DAY = START.replace(hour=0, minute=0)
+RETENTION = timedelta(days=90)
 
 
 class GatewayStandIn:
@@ -64,7 +65,7 @@ async def ask(
     positions = SimpleNamespace(freshness=lambda: (0.5, 0))
     shared: dict[str, Any] = {
         "pool": pool, "clock": clock, "collector": collector, "positions": positions, "token_keys": KEYS, "gateway_calls": gateway.ask,
-        "reports_lag": timedelta(minutes=45),
+        "reports_lag": timedelta(minutes=45), "usage_retention": RETENTION,
     }  # fmt: skip
     for name, value in shared.items():
         setattr(app.state, name, value)
@@ -198,3 +199,25 @@ async def test_totals_are_published_again_without_the_closing_of_their_segment(
     assert await ask("/v1/windows/publish-again") == {"windows": 1, "segments": 0}
     async with pool.acquire() as connection:
         assert [one.totals["calls"] for one in await events_in_outbox(connection, UsageSegmentClosed)] == [9]
+
+
+async def test_of_days_whose_events_are_no_longer_kept_only_the_windows_are_told(
+    pool: asyncpg.Pool, ask: Callable[..., Any], gateway: GatewayStandIn, collector: Collector, clock: FixedClock
+) -> None:
+    await rolling.roll_up_due(pool, now=clock.now())
+    clock.instant = DAY + RETENTION  # midnight: the day itself is kept to its last second
+    gateway.calls = {("sub-1", DAY.date()): CallCount(5, 4)}
+    answer = await ask()
+    assert (answer["kept_from"], answer["days"][0]["meters"][0]["counted"]) == ("2027-01-10T00:00:00Z", 9)
+    assert answer["days"][0]["gateway"]["calls"] == 5
+    clock.instant += timedelta(days=1)
+    for _ in range(2):
+        answer = await ask()
+        assert answer["kept_from"] == "2027-01-11T00:00:00Z"
+        (day,) = answer["days"]
+        assert [(one["counted"], one["windows"]) for one in day["meters"]] == [(None, 9)]
+        assert (day["gateway"], day["bins"], day["duplicates"]) == (None, [], 0)
+        await collector.keep_partitions(clock.now(), RETENTION)
+    clock.instant -= timedelta(days=1)  # as with a retention that was made longer: what is gone stays gone
+    assert (await ask())["kept_from"] == "2027-01-11T00:00:00Z"
+    assert (await ask())["days"][0]["meters"][0]["counted"] is None

@@ -52,7 +52,7 @@ class MeterFigures:
     product_id: str
     meter_id: str
     day: datetime
-    counted: int | None = None  # None: could not be added up in time
+    counted: int | None = None  # None: could not be added up in time, or its events are no longer kept
     windows: int | None = None  # None: the collector knows no such window
     unpublished: bool = False
     told: int = 0

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import asyncpg
 
@@ -46,7 +46,10 @@ class Stations:
 
 @dataclass(frozen=True)
 class Reconciled:
-    """One subscription at all stations; `problems` are stations that did not answer."""
+    """One subscription at all stations; `problems` are stations that did not answer.
+
+    `kept_from`: events of earlier days of the range are no longer kept, so they are not compared; None: all are.
+    """
 
     subscription_id: str
     account_id: str
@@ -56,15 +59,24 @@ class Reconciled:
     invoices: Sequence[InvoicedUsage]
     found: Sequence[Found]
     problems: Sequence[str]
+    kept_from: datetime | None = None
 
 
 @dataclass(frozen=True)
 class Span:
-    """A range of full UTC days; events from `complete_until` on could not be added up in time."""
+    """A range; events from `complete_until` on could not be added up in time, those of days before `kept_from` are gone."""
 
     since: datetime
     until: datetime
-    complete_until: datetime | None = None
+    complete_until: datetime | None
+    kept_from: datetime | None
+
+    @classmethod
+    def of(cls, answer: Mapping[str, Any], since: datetime, until: datetime) -> Self:
+        """Read it from the collector's answer."""
+        complete_until = datetime.fromisoformat(answer["complete_until"]) if answer["complete_until"] else None
+        kept_from = datetime.fromisoformat(answer["kept_from"])
+        return cls(since, until, complete_until, kept_from if since < kept_from else None)
 
     def whole(self, day: datetime) -> bool:
         """Return whether all events of a day were added up."""
@@ -75,7 +87,7 @@ async def reconcile(stations: Stations, subscription_ids: Sequence[str], since: 
     """Compare all stations in a range of full UTC days, at most 50 subscriptions at once. Raises CollectorUnavailableError."""
     body = {"subscriptions": list(subscription_ids), "from": since.isoformat(), "to": until.isoformat()}
     answer = await stations.collector.post("/v1/reconciliation/days", body)
-    span = Span(since, until, datetime.fromisoformat(answer["complete_until"]) if answer["complete_until"] else None)
+    span = Span.of(answer, since, until)
     problems = [f"API Management did not answer: {answer['gateway_error']}"] if answer["gateway_error"] else []
     days: dict[str, list[dict[str, Any]]] = {}
     for day in answer["days"]:
@@ -83,22 +95,27 @@ async def reconcile(stations: Stations, subscription_ids: Sequence[str], since: 
     return [await _Subscription(stations, name, days.get(name, []), span, list(problems)).reconcile() for name in subscription_ids]
 
 
-async def unsure_days(stations: Stations, subscription_id: str, since: datetime, until: datetime) -> set[datetime]:
-    """Return the days of any range whose windows are not, or could not be seen to be, what their events add up to."""
-    found = set()
+async def check_windows(
+    stations: Stations, subscription_id: str, since: datetime, until: datetime
+) -> tuple[set[datetime], datetime | None]:
+    """Return the days of any range whose windows are not, or could not be seen to be, what their events add up to.
+
+    And from when on its events are kept; None: all of them.
+    """
+    found, kept_from = set(), None
     while since < until:
         end = min(until, since + RANGE_MAX)
         body = {"subscriptions": [subscription_id], "from": since.isoformat(), "to": end.isoformat()}
         answer = await stations.collector.post("/v1/reconciliation/days", body)
-        complete_until = datetime.fromisoformat(answer["complete_until"]) if answer["complete_until"] else None
-        span = Span(since, end, complete_until)
+        span = Span.of(answer, since, end)
+        kept_from = span.kept_from or kept_from
         for day in answer["days"]:
             at = datetime.fromisoformat(day["day"])
             meters = [_figures((one["product_id"], one["meter_id"], at), one, None, counted_whole=span.whole(at)) for one in day["meters"]]
             if any(reconciliation.is_unsure(one) for one in meters):
                 found.add(at)
         since = end
-    return found
+    return found, kept_from
 
 
 @dataclass
@@ -137,7 +154,7 @@ class _Subscription:
             Found(self.subscription_id, account, one, worth(one, hours, catalogues, plan=plan, currency=currency), currency)
             for one in reconciliation.combined(differences)
         ]
-        return Reconciled(self.subscription_id, account, currency, self.days, meters, billed, found, self.problems)
+        return Reconciled(self.subscription_id, account, currency, self.days, meters, billed, found, self.problems, self.span.kept_from)
 
     async def _add_plan(self, connection: Connection, facts: Any, catalogues: dict[str, Catalogue]) -> str | None:
         """Return the product that the subscription has now, its catalogue added: a month may have no usage but lost usage."""

@@ -11,7 +11,7 @@ from billing_common.events import derive_id
 from stripe_reporter import invoice_store, ledger, reconciliation_store, store
 from stripe_reporter.domain import MeterEvent
 from stripe_reporter.reconciliation import is_unsure
-from stripe_reporter.reconciling import Reconciled, Stations, unsure_days
+from stripe_reporter.reconciling import Reconciled, Stations, check_windows
 from stripe_reporter.stripe_gateway import StripeUnavailableError
 
 log = structlog.get_logger(__name__)
@@ -49,10 +49,12 @@ async def _tell_again(stations: Stations, found: Reconciled) -> list[str]:
     days = sorted({one.difference.day for one in found.found if one.difference.cause == "not_told"})
     unsure, said, windows = _unsure(found), [], 0
     for day in days:
-        if day in unsure:
+        if found.kept_from is not None and day < found.kept_from:
+            said.append(f"{day:%Y-%m-%d}: not told again: {_gone(found.kept_from)}")
+        elif day in unsure:
             said.append(f"{day:%Y-%m-%d}: its windows are not what its events add up to, so they are not told: put them right first")
-            continue
-        windows += await _publish_again(stations, found, day, day + DAY)
+        else:
+            windows += await _publish_again(stations, found, day, day + DAY)
     return [*said, f"{windows} totals are published again by the collector"] if windows else said
 
 
@@ -64,10 +66,12 @@ async def _close_again(stations: Stations, found: Reconciled, since: datetime, u
     for start, end in segments:
         head = f"{start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M}"
         if start < since or end > until:
-            unsure = await unsure_days(stations, found.subscription_id, start, end)
+            unsure, kept_from = await check_windows(stations, found.subscription_id, start, end)
         else:
-            unsure = {day for day in _unsure(found) if start < day + DAY and day < end}
-        if unsure:
+            unsure, kept_from = {day for day in _unsure(found) if start < day + DAY and day < end}, found.kept_from
+        if kept_from is not None and start < kept_from:
+            said.append(f"{head}: closed with another total than its windows have: {_gone(kept_from)}")
+        elif unsure:
             said.append(
                 f"{head}: closed with another total than its windows have, which are not what the events add up to "
                 f"({_named(unsure)}): put them right first"
@@ -76,6 +80,10 @@ async def _close_again(stations: Stations, found: Reconciled, since: datetime, u
             await _publish_again(stations, found, max(start, end - DAY), end, closings=True)
             said.append(f"{head}: was closed with another total than its windows have; the collector says its total again")
     return said
+
+
+def _gone(kept_from: datetime) -> str:
+    return f"events of days before {kept_from:%Y-%m-%d} are no longer kept, so nobody can check its windows"
 
 
 def _named(days: Collection[datetime]) -> str:

@@ -83,6 +83,9 @@ class SubscriptionAnswer(BaseModel):
     invoices: list[InvoiceRow]
     differences: list[DifferenceRow]
     problems: list[str] = Field(description="stations that did not answer")
+    events_kept_from: datetime | None = Field(
+        default=None, description="events of days before are no longer kept, so they are not compared; null: all of the range are"
+    )
 
 
 class RepairAnswer(BaseModel):
@@ -196,6 +199,7 @@ def answer(found: Reconciled, now: datetime) -> SubscriptionAnswer:
         invoices=[InvoiceRow(**{name: getattr(one, name) for name in InvoiceRow.model_fields}) for one in found.invoices],
         differences=differences,
         problems=list(found.problems),
+        events_kept_from=found.kept_from,
     )
 
 

@@ -69,6 +69,7 @@ async def _start_collecting(service: Service, settings: Settings, calls_broker: 
     )
     positions = service.share("positions", Positions(_streams(settings)))
     service.on_stop(positions.close)
+    service.share("usage_retention", settings.usage_retention)
     service.loop("roll_up", lambda: rolling.run(service.pool, service.clock, settings.usage_retention))
     reports = _reports(service, settings, collector)
     background = Background(service, settings, collector, positions, reports)

@@ -9,7 +9,7 @@ import asyncpg
 import structlog
 
 from billing_common.db import Connection
-from usage_collector import correction_store, event_store, held_store, metrics, rollup_store, store, subscription_store
+from usage_collector import correction_store, day_store, event_store, held_store, metrics, rollup_store, store, subscription_store
 from usage_collector.adding import Adding
 from usage_collector.directory import Directory
 from usage_collector.metering import billable_since, judge
@@ -125,7 +125,9 @@ class Collector:
         """Make the partitions of today and the next two days, and drop what is older than the retention."""
         async with self.pool.acquire() as connection:
             await self._add_partitions(connection, {(now + timedelta(days=ahead)).date() for ahead in range(3)})
-            if await store.forget_before(connection, (now - retention).date()):
+            kept_from = (now - retention).date()
+            await day_store.keep_from(connection, kept_from)
+            if await store.forget_before(connection, kept_from):
                 self._days = await store.partition_days(connection)
 
     @staticmethod

@@ -43,7 +43,7 @@ class MeterDay(BaseModel):
 
     product_id: str
     meter_id: str
-    counted: int
+    counted: int | None = Field(description="null: its events are no longer kept")
     corrections: int
     windows: int
     unpublished: bool
@@ -64,6 +64,9 @@ class DaysAnswer(BaseModel):
     """`complete_until`: events from then on could not be added up in time; `gateway_error`: what API Management answered."""
 
     days: list[DayFigures]
+    kept_from: datetime = Field(
+        description="start of the first day whose events are all still there: of earlier days only windows are told"
+    )
     complete_until: datetime | None
     gateway_error: str | None
 
@@ -71,8 +74,9 @@ class DaysAnswer(BaseModel):
 class _Days:
     """Collects figures by subscription and day."""
 
-    def __init__(self) -> None:
+    def __init__(self, kept_from: datetime) -> None:
         self.found: dict[tuple[str, datetime], DayFigures] = {}
+        self._kept_from = kept_from
         self._meters: dict[tuple[str, datetime, str, str], MeterDay] = {}
 
     def of(self, subscription_id: str, day: datetime) -> DayFigures:
@@ -82,7 +86,8 @@ class _Days:
     def meter(self, subscription_id: str, day: datetime, product_id: str, meter_id: str) -> MeterDay:
         key = subscription_id, day.astimezone(UTC), product_id, meter_id
         if key not in self._meters:
-            fresh = MeterDay(product_id=product_id, meter_id=meter_id, counted=0, corrections=0, windows=0, unpublished=False)
+            counted = None if day < self._kept_from else 0
+            fresh = MeterDay(product_id=product_id, meter_id=meter_id, counted=counted, corrections=0, windows=0, unpublished=False)
             self._meters[key] = fresh
             self.of(subscription_id, day).meters.append(fresh)
         return self._meters[key]
@@ -107,26 +112,35 @@ async def figures(
     *,
     gateway: AskGateway | None,
     reports_until: datetime,
+    kept_from: datetime,
 ) -> DaysAnswer:
-    """Return the figures of a range of full hours; the gateway is asked after its reports are thought to be complete."""
-    days, error = _Days(), None
+    """Return the figures of a range of full hours; the gateway is asked after its reports are thought to be complete.
+
+    Events of days before `kept_from` are about to be dropped, or are already.
+    """
+    error = None
     async with pool.acquire() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
+        kept_from = max(kept_from, await day_store.kept_from(connection) or kept_from)
+        days = _Days(kept_from)
         segments = await day_store.segments(connection, subscription_ids, since, until)
         plans = {(row["subscription_id"], row["started_at"]): (row["product_id"], row["catalogue_version"]) for row in segments}
         scope = _Scope(await day_store.keys(connection, subscription_ids), plans, since, until)
-        complete_until = await _add_events(connection, days, scope)
+        await _add_refused(connection, days, scope)
+        kept = replace(scope, since=max(since, kept_from))
+        complete_until = await _add_events(connection, days, kept) if kept.since < until else None
         for row in await day_store.windows(connection, subscription_ids, since, until):
             meter = days.meter(row["subscription_id"], row["day"], row["product_id"], row["meter_id"])
             meter.windows, meter.unpublished = row["quantity"], row["dirty"]
-        for row in await day_store.duplicates(connection, list(scope.keys), since, until):
+        for row in await day_store.duplicates(connection, list(scope.keys), kept.since, until):
             days.of(scope.keys[row["sid"]], datetime.combine(row["day"], datetime.min.time(), UTC)).duplicates += row["events"]
     if gateway is not None:
         try:
-            await _add_gateway(pool, directory, days, replace(scope, until=hour_of(min(until, reports_until))), gateway)
+            await _add_gateway(pool, directory, days, replace(kept, until=hour_of(min(until, reports_until))), gateway)
         except Exception as failure:  # noqa: BLE001 - whatever the SDK raises: the second opinion is missing, nothing else
             error = type(failure).__name__
             log.warning("the gateway's own count could not be read", error=error)
-    return DaysAnswer(days=sorted(days.found.values(), key=_order), complete_until=complete_until, gateway_error=error)
+    found = sorted(days.found.values(), key=_order)
+    return DaysAnswer(days=found, kept_from=kept_from, complete_until=complete_until, gateway_error=error)
 
 
 def _order(found: DayFigures) -> tuple[str, datetime]:
@@ -145,11 +159,8 @@ async def _add_events(connection: Connection, days: _Days, scope: _Scope) -> dat
         plan = scope.plans.get((subscription_id, row["segment_start"] or NOWHERE))
         if row["outcome"] == "counted" and row["reason"] != late.BILLED and plan is not None:  # what came late stands in no window
             meter = days.meter(subscription_id, day, plan[0], row["meter_id"])
-            meter.counted += row["quantity"]
+            meter.counted = (meter.counted or 0) + row["quantity"]
             meter.corrections += row["quantity"] if row["origin"] == "correction" else 0
-    for row in await day_store.refused(connection, list(scope.keys), scope.since, scope.until):
-        key = scope.keys[row["sid"]], row["day"].astimezone(UTC), row["origin"], "rejected", row["reason"]
-        bins[key] = bins.get(key, 0) + row["events"]
     held = await _held(connection, scope)
     for key, events in sorted(bins.items()):
         subscription_id, day, origin, outcome, reason = key
@@ -157,6 +168,13 @@ async def _add_events(connection: Connection, days: _Days, scope: _Scope) -> dat
             found = Bin(origin=origin, outcome=outcome, reason=reason, events=events, quantity=held.get(key))
             days.of(subscription_id, day).bins.append(found)
     return split.complete_until
+
+
+async def _add_refused(connection: Connection, days: _Days, scope: _Scope) -> None:
+    """Add the events whose time was not taken: they are kept by when they came, so also those of days long gone."""
+    for row in await day_store.refused(connection, list(scope.keys), scope.since, scope.until):
+        found = Bin(origin=row["origin"], outcome="rejected", reason=row["reason"], events=row["events"])
+        days.of(scope.keys[row["sid"]], row["day"]).bins.append(found)
 
 
 async def _held(connection: Connection, scope: _Scope) -> dict[tuple[str, datetime, str, str, str], int]:

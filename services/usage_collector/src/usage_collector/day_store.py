@@ -1,7 +1,7 @@
 """Figures of days for reconciliation: every query on them."""
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from usage_collector.store import Reader
@@ -77,6 +77,21 @@ async def duplicates(connection: Reader, sids: Sequence[str], since: datetime, u
         (until - timedelta(microseconds=1)).date(),
     )
     return rows
+
+
+async def keep_from(connection: Reader, day: date) -> None:
+    """Say, before events of earlier days are dropped, that they are no longer all there."""
+    await connection.execute(
+        "insert into events_kept (kept_from) values ($1) on conflict (only_row) do update "
+        "set kept_from = excluded.kept_from where events_kept.kept_from < excluded.kept_from",
+        day,
+    )
+
+
+async def kept_from(connection: Reader) -> datetime | None:
+    """Return the start of the first day whose events are all still there; None: nothing was ever dropped."""
+    day: date | None = await connection.fetchval("select kept_from from events_kept")
+    return None if day is None else datetime.combine(day, datetime.min.time(), UTC)
 
 
 async def mark_windows(connection: Reader, subscription_id: str, since: datetime, until: datetime) -> int:

@@ -52,6 +52,7 @@ async def get_days(request: Request, body: DaysRequest) -> FreshDays:
     since, to = as_range(body.since, body.to)
     state = request.app.state
     fresh = freshness(request)
+    now = state.clock.now()
     found = await figures(
         state.pool,
         state.collector.directory,
@@ -59,7 +60,8 @@ async def get_days(request: Request, body: DaysRequest) -> FreshDays:
         hour_of(since),
         hour_of(to - timedelta(microseconds=1)) + HOUR,
         gateway=state.gateway_calls,
-        reports_until=state.clock.now() - state.reports_lag,
+        reports_until=now - state.reports_lag,
+        kept_from=(now - state.usage_retention).replace(hour=0, minute=0, second=0, microsecond=0),
     )
     return FreshDays(**found.model_dump(), freshness=fresh)
 
