@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import access, demo, footprint, rating
-from bench.usage import growth, ingest, reporting, stream, takeover, visible
+from bench.usage import growth, ingest, reporting, rolling, stream, takeover, visible
 
 RESULTS = Path(__file__).parent / "results"
 WARM: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
@@ -22,6 +22,7 @@ USAGE: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "usage_visible": lambda _asked: visible.measure(),
     "usage_takeover": lambda asked: takeover.measure(asked.runs),
     "usage_growth": lambda asked: growth.measure(asked.runs, asked.events),
+    "usage_rolling": lambda asked: rolling.measure(asked.runs, asked.events),
     "usage_reporting": lambda asked: reporting.measure(asked.runs),
 }
 ALL = WARM | USAGE

@@ -20,7 +20,7 @@ FILLED = 0.6  # of a core, or of a disk: the rest is for catching up
 SUBSCRIBERS = 4  # of one collector process to a stream: as many partitions it can read at once
 SUBSCRIPTIONS, STRIPE_CALLS_A_SECOND = 100_000, 1000
 # Assumed list prices in US dollars; they differ by region and contract: put in yours.
-CORE_HOUR, DISK_GB_MONTH, UNIT_HOUR, MILLION_EVENTS = 0.05, 0.115, 0.03, 0.028
+CORE_HOUR, MEMORY_GB_HOUR, DISK_GB_MONTH, UNIT_HOUR, MILLION_EVENTS = 0.05, 0.005, 0.115, 0.03, 0.028
 
 
 @dataclass(frozen=True)
@@ -53,23 +53,25 @@ def main() -> None:
 def tables(demand: Demand) -> str:
     """Return what a day of so many calls needs, as Markdown."""
     stream, growth = figures("usage_stream")["stream to windows"], stored()
+    postgres_us = growth["postgres_cpu_us_per_event"] + largest_hour()["whole_us_per_event"]
     mean = demand.calls / DAY
     peak = mean * demand.peak
-    python_cores, postgres_cores = peak * stream["cpu_us_per_event"] / 1e6, peak * growth["postgres_cpu_us_per_event"] / 1e6
+    python_cores, postgres_cores = peak * stream["cpu_us_per_event"] / 1e6, peak * postgres_us / 1e6
+    postgres_taken = math.ceil(postgres_cores / FILLED)
     replicas = max(2, math.ceil(python_cores / FILLED) + 1)
     partitions = SUBSCRIBERS * replicas
     day_gb, index_gb = (demand.calls * growth[name] / 1e9 for name in ("stored_bytes_per_event", "of_them_index"))
     disk_gb = day_gb * demand.retention / FILLED
     units = math.ceil(peak / 1000)
     kafka_gb = demand.calls * RECORD_BYTES / 1e9
-    spare = replicas * 1e6 / stream["cpu_us_per_event"] - mean
+    spare = min(replicas * stream["events_per_second"], postgres_taken * 1e6 / postgres_us) - peak
     rows = [
         ("calls a second, mean and busiest hour", f"{mean:,.0f} and {peak:,.0f}"),
         ("Python for the stream, at the peak", f"{python_cores:.1f} cores"),
         ("collector replicas, one of them spare", f"{replicas}"),
         ("partitions of the topic, four for each replica", f"{partitions}"),
-        ("a mean hour without any collector is caught up in, at best", f"{mean * 3600 / spare / 60:,.0f} minutes, if Postgres keeps up"),
-        ("Postgres's processor, at the peak", f"{postgres_cores:.1f} cores: take {math.ceil(postgres_cores / FILLED)}"),
+        ("Postgres's processor, at the peak", f"{postgres_cores:.1f} cores: take {postgres_taken}"),
+        ("the busiest hour without any collector is caught up in", f"{peak * 3600 / spare / 60:,.0f} minutes while it stays as busy"),
         ("memory for the index of the running day, which every new event looks into", f"{index_gb:,.0f} GB"),
         ("disk for a day's events and their index", f"{day_gb:,.0f} GB"),
         (f"disk for {demand.retention} days, {FILLED:.0%} filled", f"{disk_gb / 1000:,.1f} TB"),
@@ -77,9 +79,10 @@ def tables(demand: Demand) -> str:
         ("Event Hubs: throughput units at the peak (1,000 events/s or 1 MB/s each)", f"{units}"),
         (f"Stripe: windows of {SUBSCRIPTIONS:,} busy subscriptions an hour", stripe_hour()),
     ]
-    cores = replicas + math.ceil(postgres_cores / FILLED)
+    cores = replicas + postgres_taken
     money = [
         (f"{cores} cores for collectors and Postgres", cores * 24 * CORE_HOUR),
+        (f"{index_gb:,.0f} GB of memory for the index", index_gb * 24 * MEMORY_GB_HOUR),
         (f"{disk_gb / 1000:,.1f} TB of disk", disk_gb * DISK_GB_MONTH / 30),
         (f"{units} throughput units of Event Hubs", units * 24 * UNIT_HOUR),
         (f"{demand.calls / 1e6:,.0f} million events into Event Hubs", demand.calls / 1e6 * MILLION_EVENTS),
@@ -105,6 +108,12 @@ def stored() -> dict[str, Any]:
     """Return the cost of an event with the most stored in its own day."""
     steps = [values for name, values in figures("usage_growth").items() if name.endswith(" stored in one day")]
     return dict(steps[-1])
+
+
+def largest_hour() -> dict[str, Any]:
+    """Return what adding up the hour with the most events cost."""
+    hours = [values for name, values in figures("usage_rolling").items() if name.endswith(" in the hour")]
+    return dict(hours[-1])
 
 
 def figures(name: str) -> dict[str, Any]:

@@ -71,7 +71,7 @@ async def _measure(sizes: list[int]) -> dict[str, Any]:
         for layout, days in LAYOUTS.items():
             steps = {}
             for size in sizes:
-                await _load(stage.pool, size, days)
+                await load(stage.pool, size, days)
                 bytes_stored = await _bytes_per_event(stage.pool, size)
                 steps[f"{size:,} stored {layout}"] = await _cost(stage) | bytes_stored
             found |= steps | {f"last / first, {layout}": _growth([*steps.values()])}
@@ -82,13 +82,14 @@ def _growth(steps: list[dict[str, float]]) -> dict[str, Any]:
     return {name: round(steps[-1][name] / steps[0][name], 2) for name in steps[0]} | {"target": "at most 1.5 times"}
 
 
-async def _load(pool: asyncpg.Pool, stored: int, days: int) -> None:
+async def load(pool: asyncpg.Pool, stored: int, days: int) -> None:
     """Begin anew with so many stored events, a window for every ten of them, and all subscriptions."""
     partitions = await pool.fetch("select inhrelid::regclass::text as name from pg_inherits where inhparent = 'usage_event'::regclass")
     for row in partitions:
         await pool.execute(f"drop table {row['name']}")
     await pool.execute(
-        "truncate usage_window, segment, subscription, subscription_key, changed_hour, held_event, duplicate_count restart identity"
+        "truncate usage_window, segment, subscription, subscription_key, changed_hour, usage_rollup, held_event, "
+        "duplicate_count restart identity"
     )
     await pool.execute(SUBSCRIBE, SUBSCRIPTIONS, START - timedelta(days=10))
     await pool.execute(KEYS)

@@ -93,7 +93,7 @@ class Collector:
         await self.directory.refresh(connection)
         holders = await self.directory.find(connection, {one.sid for one in taken})
         rules = self.directory.rules
-        await rollup_store.mark(connection, [one.at for one in taken])
+        await rollup_store.mark(connection, taken)
         since = billable_since(now)
         judged = [(one, judge(one, holders.get(one.sid), rules, since=since)) for one in taken]
         return await event_store.add_events(connection, judged, repeated)
@@ -162,6 +162,6 @@ class Collector:
         while page := await held_store.held_page(connection, sids, after, SETTLE_PAGE):
             judged = [(one, judge(one, holders.get(one.sid), self.directory.rules, since=since)) for one in page]
             done += await held_store.settle(connection, judged)
-            await rollup_store.mark(connection, [one.at for one in page])
+            await rollup_store.mark(connection, page)
             after = held_store.HeldPlace(page[-1].sid, page[-1].day, page[-1].id)
         return done

@@ -214,7 +214,7 @@ def _as_event(wanted: Adjustment, place: Place) -> tuple[Observation, Verdict]:
 async def write(connection: Connection, made: Made, account_id: str) -> None:
     """Keep a correction and announce it."""
     correction, place = made.correction, made.place
-    await rollup_store.mark(connection, [correction.at])
+    await rollup_store.mark_all(connection, [correction.at])
     await correction_store.add(connection, correction)
     totals = {"totals_before": made.totals_before, "totals_after": made.totals_after} if place.closed else {}
     event = UsageCorrected(

@@ -10,7 +10,7 @@ from billing_common.db import Connection
 from usage_collector import mark_store
 from usage_collector.event_rows import COLUMNS, Judged, copy_of
 from usage_collector.observing import Observation
-from usage_collector.store import partition_of
+from usage_collector.store import meter_partition_of, partition_of
 
 Tally = dict[tuple[str, str, str], int]  # (origin, outcome, reason or "") -> events
 Windows = dict[tuple[int | None, str, int], tuple[int, int]]  # (segment id, meter id, hour since 1970) -> (quantity, events)
@@ -94,8 +94,9 @@ def add_up(fresh: Iterable[Judged]) -> tuple[Tally, Windows]:
 
 
 async def _add_further_meters(connection: Connection, fresh: Sequence[Judged]) -> None:
-    if rows := further_meters(fresh):
-        await connection.copy_records_to_table("usage_event_meter", records=rows, columns=("day", "id", "meter_id", "counted"))
+    for day, of_day in sorted(_by_day([pair for pair in fresh if len(pair[1].amounts) > 1]).items()):
+        rows = further_meters(of_day)
+        await connection.copy_records_to_table(meter_partition_of(day), records=rows, columns=("day", "id", "meter_id", "counted"))
 
 
 async def _hold(connection: Connection, held: Sequence[Observation]) -> None:

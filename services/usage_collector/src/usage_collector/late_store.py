@@ -98,7 +98,7 @@ async def end(connection: Connection, ended: Sequence[Ended]) -> None:
         [one.day for one in gone],
         [one.id for one in gone],
     )
-    await rollup_store.mark(connection, [one.seen.at for one in ended])
+    await rollup_store.mark(connection, [one.seen for one in ended])
 
 
 async def add_up(connection: Connection, segment_id: int, disposition: Literal["billed", "waived"], sums: Sums) -> None:

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from billing_common.db import Connection
 from usage_collector import rollup_store
+from usage_collector.forgetting import delete_in_pages
 from usage_collector.marks import Place, Stated, see_heights, see_values
 from usage_collector.metering import Mark, Verdict
 from usage_collector.observing import Observation
@@ -179,7 +180,7 @@ where w.segment_id = h.segment_id and w.meter_id = h.meter_id and w.hour = h.hou
 async def _write(connection: Connection, growth: Growth) -> None:
     rows = [(s.segment_id, s.meter_id, p.at, _day(p.at), p.id, change) for (s, p), change in growth.items()]
     await connection.execute(WRITE_GROWTH, *_columns(rows, 6))
-    await rollup_store.mark(connection, [place.at for _, place in growth])
+    await rollup_store.mark_all(connection, [place.at for _, place in growth])
 
 
 async def forget_from(connection: Connection, segment_id: int, since: datetime) -> None:
@@ -191,9 +192,11 @@ async def forget_from(connection: Connection, segment_id: int, since: datetime) 
 async def forget_before(connection: Connection, day: date) -> None:
     """Forget the states of periods whose events are no longer kept; a period that is still open keeps its state, however old."""
     for table in ("unique_value", "max_record", "meter_state"):
-        await connection.execute(
-            f"delete from {table} x using segment s where s.id = x.segment_id and (s.closed_at < $1::date "  # noqa: S608 - constants
-            "or (s.ended_at is null and x.period_start < $1::date - interval '1 month'))",
+        await delete_in_pages(
+            connection,
+            table,
+            f"select x.ctid from {table} x join segment s on s.id = x.segment_id where s.closed_at < $1::date "  # noqa: S608 - constants
+            "or (s.ended_at is null and x.period_start < $1::date - interval '1 month')",
             day,
         )
 

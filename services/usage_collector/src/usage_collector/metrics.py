@@ -16,8 +16,9 @@ HELD = Gauge("turnpike_usage_held_events", "Events that are not counted yet, by 
 CLOSED = Counter("turnpike_usage_segments_closed_total", "Segments closed", ["reason"])
 UNREAD = Gauge("turnpike_usage_unread_events", "Records of the usage streams that are not in a window yet", ["topic"])
 ROLLING = Histogram(
-    "turnpike_usage_roll_up_seconds", "Time to add up the events of one hour", buckets=(0.01, 0.05, 0.1, 0.5, 1, 2.5, 5, 10, 30)
+    "turnpike_usage_roll_up_seconds", "Time to add up the events of one hour", buckets=(0.01, 0.05, 0.1, 0.5, 1, 2.5, 5, 10, 30, 120, 600)
 )
+ROLLING_DUE = Gauge("turnpike_usage_roll_up_due_hours", "Hours that are over and not added up: pages read their events")
 COLLECTING = Histogram(
     "turnpike_usage_batch_seconds", "Time to store one batch of events", buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
 )

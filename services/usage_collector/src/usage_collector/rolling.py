@@ -13,22 +13,23 @@ from usage_collector import metrics, rollup_store
 log = structlog.get_logger(__name__)
 OVER = timedelta(minutes=2)  # an hour is added up when most of its stragglers are there: each later one has it added up again
 PAUSE_SECONDS = 5.0
-PAUSES, PAUSE_MAX_SECONDS = (
-    19,
-    600.0,
-)  # how many times as long as a round took until the next one: a backlog changes past hours all the time
+PAUSES, PAUSE_MAX_SECONDS = 19, 3600.0  # times as long as a round took until the next: a backlog changes past hours all the time
 HOURS_MAX = 24
 FORGET_SECONDS = 600.0
 
 
 async def roll_up_due(pool: asyncpg.Pool, *, now: datetime) -> int:
-    """Add up changed hours that are over; returns how many."""
+    """Add up changed hours that are over; returns how many. One that takes too long does not keep the others waiting."""
     done = 0
     for hour in await rollup_store.due_hours(pool, before=now - OVER, limit=HOURS_MAX):
         started = time.monotonic()
-        async with pool.acquire() as connection, connection.transaction():
-            done += await rollup_store.roll_up(connection, hour)
+        try:
+            async with pool.acquire() as connection, connection.transaction():
+                done += await rollup_store.roll_up(connection, hour)
+        except (asyncpg.QueryCanceledError, TimeoutError):
+            log.exception("an hour could not be added up in time", hour=hour.isoformat())
         metrics.ROLLING.observe(time.monotonic() - started)
+    metrics.ROLLING_DUE.set(await rollup_store.count_due(pool, before=now - OVER))
     return done
 
 

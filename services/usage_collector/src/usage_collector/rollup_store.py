@@ -8,6 +8,8 @@ from typing import Any, Literal
 import asyncpg
 
 from billing_common.db import Connection
+from usage_collector.forgetting import delete_in_pages
+from usage_collector.observing import Observation
 
 Reader = Connection | asyncpg.Pool
 HOUR = timedelta(hours=1)
@@ -43,26 +45,48 @@ OF_KEYS = GROUPED.format(
     where="day between $1 and $2 and at >= $3 and at < $4 and sid = any($5::text[])",
     further="m.day between $1 and $2 and e.day between $1 and $2 and e.at >= $3 and e.at < $4 and e.sid = any($5::text[])",
 )
+ADD_HOUR, ADD_HOUR_OF_KEYS = (
+    "insert into usage_rollup (hour, sid, segment_id, origin, outcome, reason, method, template, status, meter_id, is_further, "
+    f"events, quantity) {found}"
+    for found in (WHOLE_HOUR, OF_KEYS)
+)
+# A large hour takes minutes, in the background. The planner thinks its groups many and would sort all events: three times as long.
+ROLL_UP_SECONDS = 1800
+ROLL_UP_SETTINGS = f"set local statement_timeout = '{ROLL_UP_SECONDS}s'; set local work_mem = '64MB'; set local enable_sort = off"
+FEW = 20  # keys that are named in a mark of the newest hour of a batch, which will be added up as a whole in any case
+NAMED_MAX = 1000  # keys that are named in a mark of an hour before
+ROLLED_APART = 5000  # keys of an hour that are added up apart; more: all of it
 
 
 def hour_of(at: datetime) -> datetime:
     return at.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
 
 
-async def mark(connection: Connection, times: Iterable[datetime]) -> None:
-    """Say, in the transaction that changed events, in which hours."""
-    seen = list(times)
-    if not seen:
-        return
-    first, last = hour_of(min(seen)), hour_of(max(seen))
-    hours = [first] if first == last else sorted({hour_of(at) for at in seen})
+async def mark(connection: Connection, seen: Sequence[Observation]) -> None:
+    """Say, in the transaction that changed events, in which hours and of which keys: once over, an hour is added up for those alone."""
+    hours: dict[datetime, set[str]] = {}
+    first, last = hour_of(min(one.at for one in seen)), hour_of(max(one.at for one in seen))
+    if first == last:
+        hours[first] = {one.sid for one in seen}
+    else:
+        for one in seen:
+            hours.setdefault(hour_of(one.at), set()).add(one.sid)
+    marks = [(hour, sorted(sids) if len(sids) <= (NAMED_MAX if hour < last else FEW) else None) for hour, sids in sorted(hours.items())]
+    await connection.executemany("insert into changed_hour (hour, sids) values ($1, $2)", marks)
+
+
+async def mark_all(connection: Connection, times: Iterable[datetime]) -> None:
+    """The same, where it is not known of which keys."""
+    hours = sorted({hour_of(at) for at in times})
     await connection.execute("insert into changed_hour (hour) select unnest($1::timestamptz[])", hours)
 
 
 async def mark_segment(connection: Connection, segment_id: int, since: datetime) -> None:
     """Say that a segment's events from an instant on are judged again."""
     await connection.execute(
-        "insert into changed_hour (hour) select distinct hour from usage_window where segment_id = $1 and hour >= $2",
+        "insert into changed_hour (hour, sids) select hour, array(select s.subscription_id union select sid from subscription_key k "
+        "where k.subscription_id = s.subscription_id) from segment s join (select distinct segment_id, hour from usage_window "
+        "where segment_id = $1 and hour >= $2) w on w.segment_id = s.id",
         segment_id,
         hour_of(since),
     )
@@ -76,28 +100,33 @@ async def due_hours(connection: Reader, *, before: datetime, limit: int) -> list
     return [row["hour"] for row in rows]
 
 
+async def count_due(connection: Reader, *, before: datetime) -> int:
+    return int(await connection.fetchval("select count(distinct hour) from changed_hour where hour <= $1", before - HOUR))
+
+
 async def roll_up(connection: Connection, hour: datetime) -> bool:
     """Add an hour up again, in the caller's transaction; False when another process does. What changes meanwhile stays marked."""
     if not await connection.fetchval(
         "select pg_try_advisory_xact_lock(hashtext('usage_collector.rollup'), hashtext($1))", hour.isoformat()
     ):
         return False
-    marks = [row["number"] for row in await connection.fetch("select number from changed_hour where hour = $1", hour)]
-    await connection.execute("delete from usage_rollup where hour = $1", hour)
-    await connection.execute(
-        "insert into usage_rollup (hour, sid, segment_id, origin, outcome, reason, method, template, status, meter_id, is_further, "
-        f"events, quantity) {WHOLE_HOUR}",
-        hour.astimezone(UTC).date(),
-        hour,
-        hour + HOUR,
-    )
-    await connection.execute("delete from changed_hour where number = any($1::bigint[])", marks)
+    await connection.execute(ROLL_UP_SETTINGS)
+    marks = await connection.fetch("select number, sids from changed_hour where hour = $1", hour)
+    named = {sid for row in marks for sid in row["sids"] or ()}
+    if len(named) > ROLLED_APART or any(row["sids"] is None for row in marks):
+        await connection.execute("delete from usage_rollup where hour = $1", hour, timeout=ROLL_UP_SECONDS)
+        await connection.execute(ADD_HOUR, hour.astimezone(UTC).date(), hour, hour + HOUR, timeout=ROLL_UP_SECONDS)
+    else:
+        day = hour.astimezone(UTC).date()
+        await connection.execute("delete from usage_rollup where hour = $1 and sid = any($2::text[])", hour, list(named))
+        await connection.execute(ADD_HOUR_OF_KEYS, day, day, hour, hour + HOUR, list(named), timeout=ROLL_UP_SECONDS)
+    await connection.execute("delete from changed_hour where number = any($1::bigint[])", [row["number"] for row in marks])
     return True
 
 
 async def forget_before(connection: Connection, moment: datetime) -> None:
-    await connection.execute("delete from usage_rollup where hour < $1", moment)
-    await connection.execute("delete from changed_hour where hour < $1", moment)
+    for table in ("usage_rollup", "changed_hour"):
+        await delete_in_pages(connection, table, f"select ctid from {table} where hour < $1", moment)  # noqa: S608 - constants
 
 
 @dataclass(frozen=True)
@@ -144,7 +173,8 @@ async def split(connection: Connection, sids: Sequence[str], since: datetime, un
 async def add_up(connection: Connection, sids: Sequence[str], since: datetime, until: datetime, by: Sequence[Dimension]) -> Split:
     """The same, inside the caller's transaction, which must see one state of everything (repeatable read)."""
     changed = [row["hour"] for row in await connection.fetch(
-        "select distinct hour from changed_hour where hour >= $1 and hour < $2 order by 1", since, until)]  # fmt: skip
+        "select distinct hour from changed_hour where hour >= $1 and hour < $2 and (sids is null or sids && $3::text[]) order by 1",
+        since, until, list(sids))]  # fmt: skip
     starts = await connection.fetch(
         "select s.id, s.started_at from segment s join subscription_key k using (subscription_id) where k.sid = any($1::text[])", list(sids)
     )

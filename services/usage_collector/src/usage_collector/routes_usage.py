@@ -18,7 +18,7 @@ router = APIRouter(prefix="/v1/usage", dependencies=[Depends(require_scope("usag
 
 
 class Freshness(BaseModel):
-    """`staleness_seconds`: everything that was in the streams that long ago is in the figures."""
+    """`staleness_seconds`: everything that was in the streams that long ago is in the figures, those of an incomplete answer included."""
 
     as_of: datetime
     staleness_seconds: float
@@ -137,6 +137,9 @@ async def get_split(
     async with request.app.state.pool.acquire() as connection:
         found = await rollup_store.split(connection, sids, rollup_store.hour_of(since), until, list(dict.fromkeys(by)))
     rows = [SplitRow(**row) for row in found.rows]
+    if found.complete_until is not None:
+        behind = (fresh.as_of - found.complete_until).total_seconds()
+        fresh = fresh.model_copy(update={"staleness_seconds": max(fresh.staleness_seconds, round(behind, 3))})
     return SplitAnswer(subscription_id=subscription_id, rows=rows, complete_until=found.complete_until, freshness=fresh)
 
 

@@ -7,6 +7,7 @@ import asyncpg
 
 from billing_common.db import Connection
 from usage_collector import mark_store
+from usage_collector.forgetting import delete_in_pages
 from usage_collector.observing import Observation
 
 Reader = Connection | asyncpg.Pool  # for a single query that needs no transaction
@@ -14,6 +15,8 @@ ORDER_LOCK = "usage_collector.order"  # shared: adding events; exclusive: moving
 PARTITION_LOCK = "usage_collector.partitions"
 DAY = timedelta(days=1)
 FORGOTTEN = {
+    "held_event": "day",
+    "duplicate_count": "day",
     "refused_event": "received_at",
     "report_bucket": "bucket",
     "threshold_reached": "period_start",
@@ -45,13 +48,19 @@ def partition_of(day: date) -> str:
     return f"usage_event_{day:%Y%m%d}"
 
 
+def meter_partition_of(day: date) -> str:
+    """Name the partition of the further meters of a day's events."""
+    return f"usage_event_meter_{day:%Y%m%d}"
+
+
 async def add_partition(connection: Connection, day: date) -> None:
     """Make the partition of a day; harmless when it is there."""
     async with connection.transaction():
         await connection.execute("select pg_advisory_xact_lock(hashtext($1))", PARTITION_LOCK)
-        await connection.execute(
-            f"create table if not exists {partition_of(day)} partition of usage_event for values from ('{day}') to ('{day + DAY}')"
-        )
+        for name, parent in ((meter_partition_of(day), "usage_event_meter"), (partition_of(day), "usage_event")):
+            await connection.execute(
+                f"create table if not exists {name} partition of {parent} for values from ('{day}') to ('{day + DAY}')"
+            )
 
 
 async def forget_before(connection: Connection, day: date) -> int:
@@ -60,12 +69,11 @@ async def forget_before(connection: Connection, day: date) -> int:
     for gone in old:
         async with connection.transaction():
             await connection.execute("select pg_advisory_xact_lock(hashtext($1))", PARTITION_LOCK)
-            await connection.execute(f"drop table if exists {partition_of(gone)}")
-    for table in ("usage_event_meter", "held_event", "duplicate_count"):
-        await connection.execute(f"delete from {table} where day < $1", day)  # noqa: S608 - a constant
+            await connection.execute(f"drop table if exists {partition_of(gone)}, {meter_partition_of(gone)}")
     for table, column in FORGOTTEN.items():
-        await connection.execute(f"delete from {table} where {column} < $1::date", day)  # noqa: S608 - constants
-    await connection.execute("delete from late_segment l using segment s where s.id = l.segment_id and s.closed_at < $1::date", day)
+        await delete_in_pages(connection, table, f"select ctid from {table} where {column} < $1::date", day)  # noqa: S608 - constants
+    late = "select l.ctid from late_segment l join segment s on s.id = l.segment_id where s.closed_at < $1::date"
+    await delete_in_pages(connection, "late_segment", late, day)
     await mark_store.forget_before(connection, day)
     return len(old)
 
