@@ -133,7 +133,7 @@ async def _bytes_per_event(pool: asyncpg.Pool, stored: int) -> dict[str, float]:
 
 async def _cost(stage: UsageStage) -> dict[str, float]:
     """Return microseconds an event, of wall time and of Postgres's processor, and of the two statements that meet the large tables."""
-    collector = Collector(stage.pool, age_max=timedelta(days=42), ahead_max=timedelta(minutes=5))
+    collector = Collector(stage.pool, batch_max=BATCH, age_max=timedelta(days=42), ahead_max=timedelta(minutes=5))
     postmaster = psutil.Process(await stage.pool.fetchval("select pg_backend_pid()")).ppid()
     now, taken, calls = BusinessClock().now(), [], (WARM_BATCHES + BATCHES) * BATCH
     started_cpu = 0.0

@@ -161,7 +161,7 @@ def clock() -> FixedClock:
 
 
 def make_collector(pool: asyncpg.Pool) -> Collector:
-    return Collector(pool, age_max=timedelta(days=42), ahead_max=timedelta(minutes=5))
+    return Collector(pool, batch_max=8000, age_max=timedelta(days=42), ahead_max=timedelta(minutes=5))
 
 
 @pytest.fixture

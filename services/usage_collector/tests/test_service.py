@@ -23,6 +23,7 @@ from usage_collector.settings import Settings
 from .conftest import catalogue_applied, state, suspended
 
 KEY = "k" * 32
+BATCH_MAX = 20
 NOW = datetime.now(UTC).replace(microsecond=0)
 START, END = NOW - timedelta(hours=3), NOW + timedelta(days=20)
 
@@ -47,6 +48,20 @@ class Running:
         token = issue_token((KEY,), caller="test", scopes=scopes)
         transport = httpx.ASGITransport(app=self.service.internal)
         return httpx.AsyncClient(transport=transport, base_url="http://inside", headers={"authorization": f"Bearer {token}"})
+
+    async def new_sender(self, source: str) -> str:
+        async with self.door("senders:write") as door:
+            return str((await door.post("/v1/senders", json={"name": "Gateway", "source": source})).json()["key"])
+
+    async def post(self, key: str, events: list[dict[str, Any]]) -> Any:
+        """Send events of the time START as somebody outside would; all must be taken."""
+        common = {"specversion": "1.0", "type": "turnpike.usage", "time": START.isoformat()}
+        headers = {"authorization": f"Bearer {key}", "content-type": "application/cloudevents-batch+json"}
+        transport = httpx.ASGITransport(app=self.service.front)
+        async with httpx.AsyncClient(transport=transport, base_url="http://outside", headers=headers) as sender:
+            answer = await sender.post("/v1/events", content=json.dumps([common | event for event in events]))
+        assert answer.status_code == 202, answer.text
+        return answer.json()
 
     async def events(self, kind: type[Event]) -> list[Any]:
         """Read a topic from its beginning to its present end."""
@@ -86,7 +101,7 @@ def make_settings(dsn: str, bootstrap: str, **more: Any) -> Settings:
 async def running(postgres_dsn: str, kafka_bootstrap: str) -> AsyncIterator[Running]:
     await provision({"bootstrap_servers": kafka_bootstrap})
     dsn = await make_schema(postgres_dsn, SERVICE, MIGRATIONS)
-    service = create_service(make_settings(dsn, kafka_bootstrap))
+    service = create_service(make_settings(dsn, kafka_bootstrap, batch_max=BATCH_MAX))
     producer = AIOKafkaProducer(bootstrap_servers=kafka_bootstrap)
 
     async def ready() -> bool:
@@ -111,20 +126,10 @@ async def test_calls_and_events_become_totals_and_a_closed_segment(running: Runn
         await running.call(f"call-{n % 30}", START + timedelta(minutes=n % 30), status=500 if n % 30 == 7 else 200)
     await running.producer.send_and_wait("gateway.calls", b'{"v": 1, "id": "cut off')
 
-    async with running.door("senders:write") as door:
-        made = (await door.post("/v1/senders", json={"name": "Gateway", "source": "/gateways/one"})).json()
-    event = {"specversion": "1.0", "id": "e1", "source": "/gateways/one", "type": "turnpike.usage", "subject": "sub-2"}
-    event |= {"time": START.isoformat(), "data": {"meter": "calls", "quantity": 2_000_000}}
-    transport = httpx.ASGITransport(app=running.service.front)
-    async with httpx.AsyncClient(transport=transport, base_url="http://outside") as sender:
-        for _ in range(2):
-            answer = await sender.post(
-                "/v1/events",
-                content=json.dumps([event]),
-                headers={"authorization": f"Bearer {made['key']}", "content-type": "application/cloudevents-batch+json"},
-            )
-            assert answer.status_code == 202, answer.text
-            assert answer.json() == {"accepted": 1, "rejected": 0, "results": [{"id": "e1", "status": "accepted"}]}
+    key = await running.new_sender("/gateways/one")
+    event = {"id": "e1", "source": "/gateways/one", "subject": "sub-2", "data": {"meter": "calls", "quantity": 2_000_000}}
+    for _ in range(2):
+        assert await running.post(key, [event]) == {"accepted": 1, "rejected": 0, "results": [{"id": "e1", "status": "accepted"}]}
 
     async def counted() -> bool:
         totals = await running.service.pool.fetch(
@@ -200,3 +205,19 @@ async def test_a_period_that_ends_is_closed_with_zeros_when_nothing_was_used(run
 
     (closing,) = await until(closed)
     assert (closing.reason, closing.totals) == ("period_end", {"calls": 0, "traffic": 0})
+
+
+async def test_one_transaction_takes_as_many_events_as_the_setting_says(running: Running) -> None:
+    key = await running.new_sender("/gateways/two")
+    data = {"meter": "calls", "quantity": 1}
+    many = 2 * BATCH_MAX + 1
+    await running.post(key, [{"id": str(n), "source": "/gateways/two", "subject": "sub-9", "data": data} for n in range(many)])
+
+    async def transactions() -> list[int]:
+        rows = await running.service.pool.fetch(
+            "select count(*) as events from usage_event where source = '/gateways/two' group by xmin::text order by 1"
+        )
+        found = [row["events"] for row in rows]
+        return found if sum(found) == many else []
+
+    assert await until(transactions) == [1, BATCH_MAX, BATCH_MAX]

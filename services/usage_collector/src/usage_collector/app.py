@@ -64,9 +64,8 @@ async def _start_door(service: Service, settings: Settings) -> None:
 
 async def _start_collecting(service: Service, settings: Settings, calls_broker: KafkaBroker | None) -> None:
     """Make what needs the event loop, and name the loops."""
-    collector = service.share(
-        "collector", Collector(service.pool, age_max=settings.event_age_max + READ_AGE_SLACK, ahead_max=settings.event_ahead_max)
-    )
+    age_max, ahead_max = settings.event_age_max + READ_AGE_SLACK, settings.event_ahead_max
+    collector = service.share("collector", Collector(service.pool, batch_max=settings.batch_max, age_max=age_max, ahead_max=ahead_max))
     positions = service.share("positions", Positions(_streams(settings)))
     service.on_stop(positions.close)
     service.share("usage_retention", settings.usage_retention)

@@ -24,17 +24,18 @@ COLLISIONS = (asyncpg.UniqueViolationError, asyncpg.DeadlockDetectedError)  # so
 class Collector:
     """Judges observations and stores them. One per process; its memory is only a cache."""
 
-    def __init__(self, pool: asyncpg.Pool, *, age_max: timedelta, ahead_max: timedelta) -> None:
+    def __init__(self, pool: asyncpg.Pool, *, batch_max: int, age_max: timedelta, ahead_max: timedelta) -> None:
         self.pool = pool
         self.directory = Directory()
+        self._batch_max = batch_max
         self._age_max, self._ahead_max = age_max, ahead_max
         self._days: set[date] = set()
         self._adding = Adding()
 
-    async def collect(self, seen: Sequence[Observation], *, now: datetime, batch_max: int = 8000) -> None:
+    async def collect(self, seen: Sequence[Observation], *, now: datetime) -> None:
         """Store observations, at most `batch_max` in one transaction. Those that another task is adding right now come after it."""
-        for start in range(0, len(seen), batch_max):
-            waiting = seen[start : start + batch_max]
+        for start in range(0, len(seen), self._batch_max):
+            waiting = seen[start : start + self._batch_max]
             while waiting:
                 free, waiting = self._adding.split(waiting)
                 if free:
