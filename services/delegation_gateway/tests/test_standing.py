@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from billing_common.bill_so_far import Stay
 from billing_common.catalogue import Catalogue, Product
 from billing_common.rating import Period
-from delegation_gateway.change_store import Stay
 from delegation_gateway.domain import Subscription
 from delegation_gateway.read_models import Usage
 from delegation_gateway.standing import Standing, on_plan, period_of, standing

@@ -11,8 +11,19 @@ from billing_common.rating import Facts, Line, Period, Rated, rate
 
 
 @dataclass(frozen=True)
+class Stay:
+    """A stretch of time on one plan; `until` None while it lasts. `is_new`: the product before was another one, or there was none."""
+
+    since: datetime
+    until: datetime | None
+    product_id: str
+    catalogue_version: int
+    is_new: bool
+
+
+@dataclass(frozen=True)
 class OnPlan:
-    """A stretch of time on one plan with its usage in the period.
+    """A stay as the bill needs it: what is sold there, and its usage in the period.
 
     `is_new`: the product before it was another one, or there was none. `free_until`: the end of its free days.
     """

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from billing_common.bill_so_far import Stay
 from billing_common.db import Connection
 from billing_common.events import SubscriptionChangeProgressed, SubscriptionState
 from delegation_gateway.database import Database
@@ -38,17 +39,6 @@ class Change:
     def gives_way(self) -> bool:
         """Whether the customer's own change takes the place of this one: new prices that wait for the next period."""
         return self.state == "scheduled" and not self.asked_here
-
-
-@dataclass(frozen=True)
-class Stay:
-    """A stretch of time on one plan; `until` None while it lasts. `is_new`: the product before was another one, or there was none."""
-
-    since: datetime
-    until: datetime | None
-    product_id: str
-    catalogue_version: int
-    is_new: bool
 
 
 async def add_change(

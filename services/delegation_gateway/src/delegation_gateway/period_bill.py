@@ -4,13 +4,12 @@ from datetime import datetime
 
 import structlog
 
-from billing_common.bill_so_far import Earlier, OnPlan, earlier_of
+from billing_common.bill_so_far import Earlier, OnPlan, Stay, earlier_of
 from billing_common.catalogue import Catalogue, Product
 from billing_common.db import Connection
 from billing_common.rating import Period
 from delegation_gateway import change_store, read_models
 from delegation_gateway.allowances import allowance_at
-from delegation_gateway.change_store import Stay
 from delegation_gateway.checkout_gateway import CheckoutRefusedError, CheckoutUnavailableError
 from delegation_gateway.domain import Subscription
 from delegation_gateway.parts import Parts

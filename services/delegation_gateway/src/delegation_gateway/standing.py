@@ -5,11 +5,10 @@ from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 
 from billing_common import rating
-from billing_common.bill_so_far import Earlier, OnPlan, bill_so_far
+from billing_common.bill_so_far import Earlier, OnPlan, Stay, bill_so_far
 from billing_common.catalogue import Catalogue, Product
 from billing_common.rating import Line, Period
 from delegation_gateway.allowances import Allowance
-from delegation_gateway.change_store import Stay
 from delegation_gateway.domain import Subscription
 from delegation_gateway.read_models import Usage
 from turnpike_ui.charts import Bar, BarChart, bar_chart

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from billing_common.bill_so_far import Stay
 from billing_common.db import Connection
 from usage_collector.store import Reader
 
@@ -22,17 +23,6 @@ class Running:
     product_id: str
     catalogue_version: int
     ended: bool
-
-
-@dataclass(frozen=True)
-class Stay:
-    """A stretch of time on one plan; `until` None while it lasts. `is_new`: the product before was another one, or there was none."""
-
-    since: datetime
-    until: datetime | None
-    product_id: str
-    catalogue_version: int
-    is_new: bool
 
 
 async def set_currency(connection: Connection, subscription_id: str, currency: str) -> None:
