@@ -5,7 +5,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import asyncpg
+import httpx
 import pytest
+from fastapi import APIRouter, FastAPI
 
 from billing_common import testing
 from billing_common.clock import BusinessClock
@@ -19,6 +21,7 @@ from billing_common.events import (
     SubscriptionUpdated,
     derive_id,
 )
+from billing_common.internal_auth import issue_token
 from usage_collector import handlers
 from usage_collector.app import MIGRATIONS, SERVICE
 from usage_collector.collecting import Collector
@@ -29,6 +32,7 @@ TABLES = (
     "refused_event, duplicate_count, usage_window, sender, report_bucket, report_progress, threshold_reached, ingest_refusal, correction, "
     "meter_state, unique_value, max_record, late_segment, late_usage, usage_rollup, changed_hour, events_kept, inbox, outbox"
 )
+KEYS = ("k" * 32,)
 JANUARY = datetime(2027, 1, 1, tzinfo=UTC)
 FEBRUARY = datetime(2027, 2, 1, tzinfo=UTC)
 MARCH = datetime(2027, 3, 1, tzinfo=UTC)
@@ -149,9 +153,13 @@ async def shared_pool(postgres_dsn: str) -> AsyncIterator[asyncpg.Pool]:
     await testing.drop_database(postgres_dsn, dsn)
 
 
+async def empty(pool: asyncpg.Pool) -> None:
+    await pool.execute(f"truncate {TABLES}")
+
+
 @pytest.fixture
 async def pool(shared_pool: asyncpg.Pool) -> asyncpg.Pool:
-    await shared_pool.execute(f"truncate {TABLES}")
+    await empty(shared_pool)
     return shared_pool
 
 
@@ -167,6 +175,20 @@ def make_collector(pool: asyncpg.Pool) -> Collector:
 @pytest.fixture
 async def collector(pool: asyncpg.Pool) -> Collector:
     return make_collector(pool)
+
+
+def allowed(*scopes: str) -> dict[str, str]:
+    """Return the header of a caller with these scopes."""
+    return {"authorization": f"Bearer {issue_token(KEYS, caller='test', scopes=scopes)}"}
+
+
+def door_to(router: APIRouter, *scopes: str, **shared: Any) -> httpx.AsyncClient:
+    """Return a caller with these scopes at the door of one router, which finds what is `shared` in its state."""
+    app = FastAPI()
+    app.include_router(router)
+    for name, value in {"token_keys": KEYS, **shared}.items():
+        setattr(app.state, name, value)
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://collector", headers=allowed(*scopes))
 
 
 Publish = Callable[[Event], Awaitable[None]]

@@ -22,12 +22,12 @@ from usage_collector.reconciliation import reconcile
 from .conftest import (
     FEBRUARY,
     START,
-    TABLES,
     FixedClock,
     Publish,
     call,
     catalogue_applied,
     collect,
+    empty,
     make_collector,
     outcomes,
     settle,
@@ -253,8 +253,7 @@ def expected(events: Sequence[Observation], changed_at: datetime | None) -> dict
 async def test_any_order_of_events_repeats_restarts_and_a_plan_change_gives_the_same_numbers(
     pool: asyncpg.Pool, publish: Publish, clock: FixedClock, drawn: list[tuple[int, str | None, int]], change: int | None, seed: int
 ) -> None:
-    for table in TABLES.replace("catalogue_version, ", "").split(", "):
-        await pool.execute(f"delete from {table} where true")
+    await empty(pool)
     await publish(catalogue_applied(CATALOGUE))
     clock.instant = START + 6 * HOUR
     await publish(state(product_id="team"))

@@ -9,12 +9,10 @@ from uuid import UUID
 import asyncpg
 import httpx
 import pytest
-from fastapi import FastAPI
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from billing_common.events import SubscriptionUpdated, UsageCollected, UsageCorrected, UsageThresholdReached
-from billing_common.internal_auth import issue_token
 from billing_common.testing import events_in_outbox
 from usage_collector import correction_store, corrections, publishing, routes_corrections
 from usage_collector.collecting import Collector
@@ -24,12 +22,14 @@ from usage_collector.reconciliation import reconcile
 from .conftest import (
     FEBRUARY,
     START,
-    TABLES,
     FixedClock,
     Publish,
+    allowed,
     call,
     catalogue_applied,
     collect,
+    door_to,
+    empty,
     make_collector,
     outcomes,
     settle,
@@ -38,7 +38,6 @@ from .conftest import (
 )
 
 HOUR = START.replace(minute=0)
-KEYS = ("k" * 32,)
 
 
 @pytest.fixture
@@ -251,13 +250,8 @@ async def test_a_correction_does_not_announce_a_threshold_again(
 
 @pytest.fixture
 async def door(pool: asyncpg.Pool, ready: None, collector: Collector, clock: FixedClock) -> AsyncIterator[httpx.AsyncClient]:
-    app = FastAPI()
-    app.include_router(routes_corrections.router)
-    for name, value in {"pool": pool, "clock": clock, "collector": collector, "token_keys": KEYS}.items():
-        setattr(app.state, name, value)
-    token = issue_token(KEYS, caller="test", scopes=["usage:write", "usage:read"])
-    headers = {"authorization": f"Bearer {token}"}
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://collector", headers=headers) as client:
+    shared = {"pool": pool, "clock": clock, "collector": collector}
+    async with door_to(routes_corrections.router, "usage:write", "usage:read", **shared) as client:
         yield client
 
 
@@ -284,8 +278,7 @@ async def test_the_door_makes_refuses_and_lists_corrections(door: httpx.AsyncCli
 
 
 async def test_the_door_needs_the_scope_to_write(door: httpx.AsyncClient) -> None:
-    token = issue_token(KEYS, caller="test", scopes=["usage:read"])
-    answer = await door.post("/v1/corrections/deletions", json={}, headers={"authorization": f"Bearer {token}"})
+    answer = await door.post("/v1/corrections/deletions", json={}, headers=allowed("usage:read"))
     assert answer.status_code == 403
 
 
@@ -308,7 +301,7 @@ async def test_windows_are_what_was_counted_plus_adjustments_whatever_happens(
     pool: asyncpg.Pool, publish: Publish, clock: FixedClock, steps: list[tuple[str, int, int]]
 ) -> None:
     """Events (some twice), adjustments, deletions and changes of the plan in any order; a slow count beside it."""
-    await pool.execute(f"truncate {TABLES}")
+    await empty(pool)
     collector = make_collector(pool)
     await publish(catalogue_applied())
     await publish(state())

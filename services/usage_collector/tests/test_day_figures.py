@@ -6,21 +6,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import asyncpg
-import httpx
 import pytest
-from fastapi import FastAPI
 
 from billing_common.events import UsageCollected, UsageSegmentClosed
-from billing_common.internal_auth import issue_token
 from billing_common.testing import events_in_outbox
 from usage_collector import corrections, late, publishing, rolling, routes_days
 from usage_collector.apim_gateway import CallCount
 from usage_collector.collecting import Collector
 from usage_collector.corrections import Adjustment
 
-from .conftest import FEBRUARY, START, FixedClock, Publish, call, catalogue_applied, collect, state
+from .conftest import FEBRUARY, START, FixedClock, Publish, call, catalogue_applied, collect, door_to, state
 
-KEYS = ("k" * 32,)
 DAY = START.replace(hour=0, minute=0)
 RETENTION = timedelta(days=90)
 
@@ -60,17 +56,10 @@ async def ask(
     ]
     await collect(collector, clock, [*sent, call("a", START)])
     await corrections.adjust(collector, Adjustment("sub-1", "calls", 7, START, "a probe", "Ada"), now=clock.now())
-    app = FastAPI()
-    app.include_router(routes_days.router)
     positions = SimpleNamespace(freshness=lambda: (0.5, 0))
-    shared: dict[str, Any] = {
-        "pool": pool, "clock": clock, "collector": collector, "positions": positions, "token_keys": KEYS, "gateway_calls": gateway.ask,
-        "reports_lag": timedelta(minutes=45), "usage_retention": RETENTION,
-    }  # fmt: skip
-    for name, value in shared.items():
-        setattr(app.state, name, value)
-    headers = {"authorization": f"Bearer {issue_token(KEYS, caller='test', scopes=['usage:read', 'usage:write'])}"}
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://collector", headers=headers) as client:
+    shared: dict[str, Any] = {"pool": pool, "clock": clock, "collector": collector, "positions": positions}
+    shared |= {"gateway_calls": gateway.ask, "reports_lag": timedelta(minutes=45), "usage_retention": RETENTION}
+    async with door_to(routes_days.router, "usage:read", "usage:write", **shared) as client:
 
         async def post(path: str = "/v1/reconciliation/days", **body: Any) -> Any:
             span = {"from": DAY.isoformat(), "to": (DAY + timedelta(days=1)).isoformat()}

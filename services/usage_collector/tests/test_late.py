@@ -8,12 +8,10 @@ from typing import Any
 import asyncpg
 import httpx
 import pytest
-from fastapi import FastAPI
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from billing_common.events import UsageCorrected, UsageThresholdReached
-from billing_common.internal_auth import issue_token
 from billing_common.testing import events_in_outbox
 from usage_collector import late, late_store, publishing, routes_late, window_store
 from usage_collector.collecting import Collector
@@ -22,12 +20,14 @@ from usage_collector.reconciliation import reconcile
 from .conftest import (
     FEBRUARY,
     START,
-    TABLES,
     FixedClock,
     Publish,
+    allowed,
     call,
     catalogue_applied,
     collect,
+    door_to,
+    empty,
     make_collector,
     outcomes,
     settle,
@@ -35,7 +35,6 @@ from .conftest import (
 )
 
 HOUR = START.replace(minute=0)
-KEYS = ("k" * 32,)
 METERS = {
     "calls": {"name": "API calls", "weights": [{"method": "POST", "weight": 5}]},
     "routes": {"name": "Routes", "property": "template", "aggregation": "unique"},
@@ -264,8 +263,7 @@ EVENTS = st.lists(st.tuples(st.integers(0, 200), st.sampled_from(["/a", "/b", "/
 async def test_whatever_comes_in_time_and_late_adds_up_to_all_of_it(
     pool: asyncpg.Pool, publish: Publish, clock: FixedClock, drawn: list[tuple[int, str, int]], seed: int
 ) -> None:
-    for table in TABLES.replace("catalogue_version, ", "").split(", "):
-        await pool.execute(f"delete from {table} where true")
+    await empty(pool)
     clock.instant = START + timedelta(hours=5)
     await publish(catalogue_applied(catalogue()))
     await publish(state(product_id="wide"))
@@ -298,12 +296,7 @@ async def test_whatever_comes_in_time_and_late_adds_up_to_all_of_it(
 
 @pytest.fixture
 async def door(pool: asyncpg.Pool) -> AsyncIterator[httpx.AsyncClient]:
-    app = FastAPI()
-    app.include_router(routes_late.router)
-    app.state.pool, app.state.token_keys = pool, KEYS
-    token = issue_token(KEYS, caller="test", scopes=["usage:write", "usage:read"])
-    headers = {"authorization": f"Bearer {token}"}
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://collector", headers=headers) as client:
+    async with door_to(routes_late.router, "usage:write", "usage:read", pool=pool) as client:
         yield client
 
 
@@ -327,6 +320,5 @@ async def test_a_person_sees_what_is_kept_and_decides(
 
 
 async def test_a_decision_needs_the_scope_to_write(door: httpx.AsyncClient) -> None:
-    token = issue_token(KEYS, caller="test", scopes=["usage:read"])
-    answer = await door.post("/v1/late/decisions", json={}, headers={"authorization": f"Bearer {token}"})
+    answer = await door.post("/v1/late/decisions", json={}, headers=allowed("usage:read"))
     assert answer.status_code == 403

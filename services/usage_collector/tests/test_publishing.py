@@ -7,20 +7,17 @@ from typing import Any
 import asyncpg
 import httpx
 import pytest
-from fastapi import FastAPI
 
 from billing_common.events import SubscriptionUpdated, UsageCollected, UsageSegmentClosed
-from billing_common.internal_auth import issue_token
 from billing_common.testing import events_in_outbox
 from usage_collector import publishing, routes
 from usage_collector.collecting import Collector
 from usage_collector.directory import Directory
 from usage_collector.positions import Positions
 
-from .conftest import FEBRUARY, MARCH, START, FixedClock, Publish, call, catalogue_applied, collect, state
+from .conftest import FEBRUARY, MARCH, START, FixedClock, Publish, call, catalogue_applied, collect, door_to, state
 
 HOUR = START.replace(minute=0)
-KEYS = ("k" * 32,)
 
 
 @pytest.fixture
@@ -109,13 +106,8 @@ async def test_a_segment_waits_for_its_catalogue_and_for_held_events(pool: async
 
 @pytest.fixture
 async def door(pool: asyncpg.Pool, clock: FixedClock, collector: Collector) -> AsyncIterator[httpx.AsyncClient]:
-    app = FastAPI()
-    app.include_router(routes.router)
-    app.state.pool, app.state.clock, app.state.token_keys, app.state.positions = pool, clock, KEYS, Positions([])
-    app.state.collector = collector
-    token = issue_token(KEYS, caller="test", scopes=["usage:read", "senders:write", "senders:read"])
-    headers = {"authorization": f"Bearer {token}"}
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://inside", headers=headers) as client:
+    scopes = ("usage:read", "senders:write", "senders:read")
+    async with door_to(routes.router, *scopes, pool=pool, clock=clock, positions=Positions([]), collector=collector) as client:
         yield client
 
 

@@ -13,7 +13,7 @@ from billing_common.db import Connection
 from usage_collector import forgetting, rolling, rollup_store, store
 from usage_collector.collecting import Collector
 
-from .conftest import START, TABLES, FixedClock, Publish, call, catalogue_applied, collect, make_collector, state
+from .conftest import START, FixedClock, Publish, call, catalogue_applied, collect, empty, make_collector, state
 
 HOUR = START.replace(minute=0)
 LATER = timedelta(hours=9)
@@ -105,7 +105,7 @@ async def test_the_split_always_adds_up_to_the_windows(
     limits: dict[str, int],
     steps: list[list[tuple[str, int, int, int]]],
 ) -> None:
-    await pool.execute(f"truncate {TABLES}")
+    await empty(pool)
     collector = make_collector(pool)
     await publish(catalogue_applied())
     for number in (1, 2):

@@ -9,12 +9,10 @@ from typing import Any
 import asyncpg
 import httpx
 import pytest
-from fastapi import FastAPI
 
 from billing_common import rating
 from billing_common.catalogue import Catalogue
 from billing_common.events import SubscriptionUpdated
-from billing_common.internal_auth import issue_token
 from usage_collector import corrections, rolling, rollup_store, routes_usage
 from usage_collector.collecting import Collector
 from usage_collector.corrections import Adjustment
@@ -28,12 +26,12 @@ from .conftest import (
     call,
     catalogue_applied,
     collect,
+    door_to,
     settle,
     state,
 )
 
 HOUR = START.replace(minute=0)
-KEYS = ("k" * 32,)
 POSITIONS: Any = SimpleNamespace(freshness=lambda: (0.75, 0))
 
 
@@ -58,13 +56,7 @@ async def ready(publish: Publish, collector: Collector, clock: FixedClock) -> No
 
 
 def door_of(pool: asyncpg.Pool, clock: FixedClock, collector: Collector) -> httpx.AsyncClient:
-    app = FastAPI()
-    app.include_router(routes_usage.router)
-    shared = {"pool": pool, "clock": clock, "collector": collector, "positions": POSITIONS, "token_keys": KEYS}
-    for name, value in shared.items():
-        setattr(app.state, name, value)
-    headers = {"authorization": f"Bearer {issue_token(KEYS, caller='test', scopes=['usage:read'])}"}
-    return httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://collector", headers=headers)
+    return door_to(routes_usage.router, "usage:read", pool=pool, clock=clock, collector=collector, positions=POSITIONS)
 
 
 @pytest.fixture
