@@ -279,7 +279,7 @@ async def test_an_edited_migration_is_refused(postgres_dsn: str, tmp_path: Path)
 async def test_the_lag_of_each_partition_is_told_and_forgotten_with_the_partition(service: Service) -> None:
     await send(service, registered())
     await settled(service)
-    behind = await lag.measure(lag.consumers(service.broker), service._watcher)
+    behind = await lag.measure(lag.consumers(service.broker), service.connections.watcher)
     assert {place.topic for place in behind} == {AccountRegistered.topic}
     assert set(behind.values()) == {0}
     place = min(behind)
@@ -295,11 +295,11 @@ async def test_events_that_nobody_takes_up_are_counted(service: Service) -> None
     subscriber = lag.consumers(service.broker)[0]
     subscriber.pause(*subscriber.assignment())
     await asyncio.sleep(0.5)  # a poll that is under way may still bring something
-    before = sum((await lag.measure([subscriber], service._watcher)).values())
+    before = sum((await lag.measure([subscriber], service.connections.watcher)).values())
     events = [registered() for _ in range(5)]
     for event in events:
         await service.producer.send_and_wait(event.topic, event.model_dump_json().encode(), key=event.key.encode())
-    assert sum((await lag.measure([subscriber], service._watcher)).values()) == before + 5
+    assert sum((await lag.measure([subscriber], service.connections.watcher)).values()) == before + 5
     subscriber.resume(*subscriber.paused())
     await settled(service)
 

@@ -9,7 +9,7 @@ import pytest
 from faststream import AckPolicy
 from faststream.kafka import KafkaRouter
 
-from billing_common import service as service_module
+from billing_common import connections
 from billing_common.events import AccountClosed, AccountRegistered
 from billing_common.service import Service
 from billing_common.settings import ServiceSettings
@@ -97,7 +97,7 @@ async def test_a_start_hook_that_fails_closes_what_was_opened_before_it(settings
 async def test_a_service_that_is_stopped_while_a_consumer_joins_for_ever_stops_that_as_well(
     settings: ServiceSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service_module, "CONNECT_SECONDS", 0.1)
+    monkeypatch.setattr(connections, "CONNECT_SECONDS", 0.1)
     service = make_service(settings, tmp_path)
     joining, may_go_on = asyncio.Event(), asyncio.Event()
     waiting, other = service.broker.subscribers

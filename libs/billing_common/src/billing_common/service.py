@@ -12,19 +12,20 @@ import asyncpg
 import httpx
 import stamina
 import structlog
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka import AIOKafkaProducer
 from fast_depends.pydantic import PydanticSerializer
 from fastapi import FastAPI
 from faststream.kafka import KafkaBroker, KafkaRouter
 
 from billing_common import kafka as kafka_settings
-from billing_common import lag, process
+from billing_common import process
 from billing_common.clock import BusinessClock
+from billing_common.connections import Connections
 from billing_common.db import create_pool, migrate
 from billing_common.dead_letters import DeadLetters
 from billing_common.doors import install_doors
 from billing_common.inbox import forget_old_claims
-from billing_common.joining import OWN_BROKER, join_groups, refusal
+from billing_common.joining import OWN_BROKER, refusal
 from billing_common.messaging import PauseOrPark, check_context
 from billing_common.outbox import Relay
 from billing_common.refusals import BODY_BYTES_MAX, install_refusals
@@ -36,7 +37,6 @@ T = TypeVar("T")
 SettledCheck = Callable[[], Awaitable[str | None]]
 NextDue = Callable[[], Awaitable[datetime | None]]
 STOP_SECONDS = 20
-CONNECT_SECONDS = 5
 
 
 class Service:
@@ -68,6 +68,7 @@ class Service:
         self.context: dict[str, Any] = {}
         self.activity = 0
         self.pool: asyncpg.Pool
+        self.connections: Connections
         self.producer: AIOKafkaProducer
         self.relay: Relay
         self.dead_letters: DeadLetters
@@ -77,11 +78,7 @@ class Service:
         self._settled: list[SettledCheck] = []
         self._next_due: list[NextDue] = []
         self._notes: list[SettledCheck] = []
-        self._broker_started = False
-        self._connecting = asyncio.Lock()
         self._refused: dict[str, str] = {}  # by loop: why a broker will never let it join
-        self._watcher: AIOKafkaConsumer
-        self._clients_started: list[AIOKafkaProducer | AIOKafkaConsumer] = []
         for app in self.apps:
             install_refusals(app)
         install_doors(self)
@@ -134,7 +131,7 @@ class Service:
         waiting = [reason for check in self._settled if (reason := await check())]
         if (rows := await self.pool.fetchval("select count(*) from outbox")) > 0:
             waiting.append(f"{rows} events in the outbox")
-        waiting += await self._unread()
+        waiting += await self.connections.unread()
         dues = [due for source in self._next_due if (due := await source()) is not None]
         return {
             "service": self.name,
@@ -146,27 +143,6 @@ class Service:
             "now": self.clock.now().isoformat(),
         }
 
-    async def _unread(self) -> list[str]:
-        if not self.broker.subscribers:
-            return []
-        if not self._broker_started:
-            return ["Kafka"]
-        consumers = lag.consumers(self.broker)
-        behind = await lag.measure(consumers, self._watcher)
-        if not behind:
-            return ["partitions"]
-        waiting = [f"unread events of {topic}" for topic in sorted({place.topic for place, count in behind.items() if count > 0})]
-        if PauseOrPark.busy:
-            waiting.append(f"{PauseOrPark.busy} events being handled")
-        missing = {topic for consumer in consumers for topic in consumer.subscription()} - {place.topic for place in behind}
-        return [*waiting, *(f"partitions of {topic}" for topic in sorted(missing))]
-
-    async def _watch_lag(self) -> None:
-        while True:
-            await asyncio.sleep(lag.INTERVAL_SECONDS)
-            if self._broker_started:
-                lag.publish(await lag.measure(lag.consumers(self.broker), self._watcher))
-
     async def readiness(self) -> list[str]:
         """Return what keeps the service from being ready; empty when it is."""
         reasons = []
@@ -174,7 +150,7 @@ class Service:
             await self.pool.fetchval("select 1", timeout=2)
         except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, AttributeError):
             reasons.append("Postgres does not answer")
-        if self.broker.subscribers and not self._broker_started:
+        if self.broker.subscribers and not self.connections.joined:
             reasons.append(self._refused.get(OWN_BROKER) or "Kafka: not subscribed yet")
         elif not await self.broker.ping(2):
             reasons.append("Kafka does not answer")
@@ -193,7 +169,12 @@ class Service:
             await self._prepare()
             tasks += [
                 asyncio.create_task(self._run_loop(name, task), name=name)
-                for name, task in [(OWN_BROKER, self._run_kafka), ("claims", self._forget_claims), ("lag", self._watch_lag), *self._loops]
+                for name, task in [
+                    (OWN_BROKER, self._run_kafka),
+                    ("claims", self._forget_claims),
+                    ("lag", self.connections.watch_lag),
+                    *self._loops,
+                ]
             ]
             yield
         finally:
@@ -202,11 +183,8 @@ class Service:
     async def _prepare(self) -> None:
         """Make all that is shared, not connected yet, and run the start hooks."""
         settings = self.settings
-        self.producer = AIOKafkaProducer(
-            **kafka_settings.arguments(settings), enable_idempotence=True, linger_ms=0, max_batch_size=131072, request_timeout_ms=10000
-        )
-        # Asks where topics end over a connection of its own: on a subscriber's it would wait behind the long poll.
-        self._watcher = AIOKafkaConsumer(**kafka_settings.arguments(settings), enable_auto_commit=False)
+        self.connections = Connections(self.broker, settings)
+        self.producer = self.connections.producer
         await self._read_clock()
         self.share("producer", self.producer)
         self.share("service_name", self.name)
@@ -221,19 +199,12 @@ class Service:
     async def _stop(self, tasks: list[asyncio.Task[None]]) -> None:
         with suppress(Exception):
             async with asyncio.timeout(STOP_SECONDS):
-                try:  # a client that is cut off while it connects leaves its connections open
-                    await asyncio.wait_for(self._connecting.acquire(), CONNECT_SECONDS)
-                except TimeoutError:
-                    await _cancel(tasks)  # what still joins would go on behind a broker that is stopped
-                await self.broker.stop()
+                await self.connections.stop_consuming(lambda: _cancel(tasks))
         await _cancel(tasks)
         for hook in reversed(self._stops):
             with suppress(Exception):
                 await hook()
-        with suppress(Exception):
-            await asyncio.wait_for(self._watcher.stop(), 5)
-        with suppress(Exception):
-            await asyncio.wait_for(self.producer.stop(), 5)
+        await self.connections.close()
         with suppress(Exception):
             await asyncio.wait_for(self.pool.close(), 5)
         log.info("stopped")
@@ -267,18 +238,9 @@ class Service:
 
     async def _run_kafka(self) -> None:
         """Start producer and subscribers, then relay the outbox. An error starts all of it again."""
-        async with self._connecting:
-            await self._connect()
+        await self.connections.open()
+        self._refused.pop(OWN_BROKER, None)
         await self.relay.run()
-
-    async def _connect(self) -> None:
-        for client in [client for client in (self.producer, self._watcher) if client not in self._clients_started]:
-            await client.start()
-            self._clients_started.append(client)
-        if not self._broker_started:
-            await join_groups(self.broker)
-            self._broker_started = True
-            self._refused.pop(OWN_BROKER, None)
 
     async def _forget_claims(self) -> None:
         while True:
