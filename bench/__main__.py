@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import access, demo, footprint, rating
-from bench.usage import growth, ingest, reporting, rolling, stream, takeover, visible
+from bench.usage import growth, ingest, memory, outage, reporting, rolling, stream, takeover, visible
 
 RESULTS = Path(__file__).parent / "results"
 WARM: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
@@ -23,6 +23,8 @@ USAGE: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "usage_takeover": lambda asked: takeover.measure(asked.runs),
     "usage_growth": lambda asked: growth.measure(asked.runs, asked.events),
     "usage_rolling": lambda asked: rolling.measure(asked.runs, asked.events),
+    "usage_memory": lambda asked: memory.measure(asked.events),
+    "usage_outage": lambda asked: outage.measure(asked.runs),
     "usage_reporting": lambda asked: reporting.measure(asked.runs),
 }
 ALL = WARM | USAGE

@@ -18,7 +18,7 @@ from billing_common.events import (
     UsageCollected,
 )
 from billing_common.testing import events_in_outbox
-from usage_collector import publishing
+from usage_collector import held_store, publishing
 from usage_collector.collecting import Collector
 
 from .conftest import (
@@ -171,22 +171,33 @@ async def test_every_order_of_events_and_calls_ends_in_the_same_windows(pool: as
     assert all(result == results[0] for result in results)
 
 
+def test_events_are_held_again_in_pieces_that_leave_none_out() -> None:
+    seconds = [(START + timedelta(seconds=n), events) for n, events in ((0, 15_000), (1, 5_000), (5, 30_000), (9, 1))]
+    assert held_store.pieces(seconds) == [(at, until) for at, until in (
+        (seconds[0][0], seconds[1][0]), (seconds[2][0], seconds[2][0]), (seconds[3][0], seconds[3][0])
+    )]  # fmt: skip
+    assert held_store.pieces([]) == []
+
+
+@pytest.mark.parametrize("piece", [held_store.PIECE, 1])
 async def test_a_change_of_plan_that_is_learned_late_moves_what_was_counted(
-    pool: asyncpg.Pool, publish: Publish, collector: Collector, clock: FixedClock
+    pool: asyncpg.Pool, publish: Publish, collector: Collector, clock: FixedClock, monkeypatch: pytest.MonkeyPatch, piece: int
 ) -> None:
+    monkeypatch.setattr(held_store, "PIECE", piece)
     await publish(catalogue_applied())
     await publish(state())
     await collect(collector, clock, [call("old", START), call("new", START + timedelta(hours=1), properties={"responseBytes": 70})])
+    await collect(collector, clock, [call("newer", START + timedelta(minutes=61), properties={"responseBytes": 30})])
     change = START + timedelta(minutes=45)
     await publish(state(SubscriptionUpdated, revision=2, product_id="hybrid", occurred_at=change))
     await settle(collector)
     assert await windows(pool) == {
         ("sub-1", "calls", START, HOUR): (1, 1),
-        ("sub-1", "calls", change, HOUR + timedelta(hours=1)): (1, 1),
-        ("sub-1", "traffic", change, HOUR + timedelta(hours=1)): (70, 1),
+        ("sub-1", "calls", change, HOUR + timedelta(hours=1)): (2, 2),
+        ("sub-1", "traffic", change, HOUR + timedelta(hours=1)): (100, 2),
     }
     emptied = await pool.fetchrow("select quantity, revision, dirty from usage_window where events = 0")
-    assert tuple(emptied) == (0, 2, True)
+    assert (emptied["quantity"], emptied["dirty"], emptied["revision"] > 2) == (0, True, True)  # two batches made it what it was
 
 
 async def test_a_segment_that_turns_out_wrong_is_announced_as_empty(

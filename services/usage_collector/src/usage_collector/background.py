@@ -21,7 +21,7 @@ PUBLISH_PAUSES = 19  # how many times as long as a round took until the next one
 PUBLISH_PAUSE_MAX_SECONDS = 60.0
 READ_LIMIT_SECONDS = 30.0
 PARTITION_SECONDS = 600.0
-HELD_SECONDS = 120.0
+HELD_SECONDS, HELD_PAUSES = 120.0, 19
 HELD_REASONS = (
     "unknown_subscription",
     "no_segment",
@@ -104,10 +104,12 @@ class Background:
 
     async def watch_held(self) -> None:
         while True:
-            held = await late_store.held_by_reason(self._service.pool)
+            started = time.monotonic()
+            async with self._service.pool.acquire() as connection:
+                held = await late_store.held_by_reason(connection)
             for reason in HELD_REASONS:
                 metrics.HELD.labels(reason).set(held.get(reason, 0))
-            await asyncio.sleep(HELD_SECONDS)
+            await asyncio.sleep(max(HELD_SECONDS, HELD_PAUSES * (time.monotonic() - started)))
 
     async def keep_partitions(self) -> None:
         while True:

@@ -1,8 +1,8 @@
 """Held events: reading them, moving them to what they have become, and taking counted ones back to be judged again."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import UTC, date, datetime, timedelta
 from uuid import UUID
 
 import asyncpg
@@ -15,6 +15,9 @@ from usage_collector.event_rows import Judged
 from usage_collector.event_store import further_meters
 from usage_collector.observing import Observation
 
+LOOK_SECONDS = 600
+SECOND = timedelta(seconds=1)
+PIECE = 20_000  # events that are held again in one statement
 # The windows of what `new` counted; `more` holds the further meters of events that have several.
 ADD_TO_WINDOWS = """
     insert into usage_window as w (segment_id, meter_id, hour, quantity, events, revision, dirty)
@@ -116,18 +119,54 @@ async def settle(connection: Connection, judged: Sequence[Judged]) -> int:
 
 
 async def hold_again(connection: Connection, segment_id: int, since: datetime) -> int:
-    """Take a segment's events from an instant on out of their windows and hold them, to be judged again. Returns how many."""
-    rows = await connection.fetch(
-        "update usage_event e set outcome = 'held', reason = 'judged_again', segment_id = null, counted = 0, meter_id = null "
-        "from usage_event was where was.day = e.day and was.id = e.id and e.segment_id = $1 and e.at >= $2 and e.day >= $3 "
-        "and e.outcome <> 'held' returning e.day, e.id, e.sid, e.at, was.outcome = 'counted' as was_counted, was.meter_id, was.counted",
+    """Take a segment's events from an instant on out of their windows and hold them, to be judged again. Returns how many.
+
+    Piece by piece: that a plan changed may be learned after an outage in which very many calls were made.
+    """
+    await connection.execute(f"set local statement_timeout = '{LOOK_SECONDS}s'")  # events have no index by segment
+    seconds = await connection.fetch(
+        "select date_trunc('second', at, 'UTC') as second, count(*) as events from usage_event where segment_id = $1 and at >= $2 "
+        "and day >= $3 and outcome <> 'held' group by 1 order by 1",
         segment_id,
         since,
         since.date(),
+        timeout=LOOK_SECONDS,
+    )
+    held = 0
+    for first, last in pieces([(row["second"], row["events"]) for row in seconds]):
+        held += await _hold_piece(connection, segment_id, max(since, first), last + SECOND)
+    if held:
+        await mark_store.forget_from(connection, segment_id, since)
+    return held
+
+
+def pieces(seconds: Iterable[tuple[datetime, int]]) -> list[tuple[datetime, datetime]]:
+    """Join seconds, each with its number of events, until a piece has `PIECE` events: first and last second of each."""
+    found: list[tuple[datetime, datetime]] = []
+    size = 0
+    for second, events in seconds:
+        if found and size + events <= PIECE:
+            found[-1], size = (found[-1][0], second), size + events
+        else:
+            found.append((second, second))
+            size = events
+    return found
+
+
+async def _hold_piece(connection: Connection, segment_id: int, since: datetime, until: datetime) -> int:
+    rows = await connection.fetch(
+        "update usage_event e set outcome = 'held', reason = 'judged_again', segment_id = null, counted = 0, meter_id = null "
+        "from usage_event was where was.day = e.day and was.id = e.id and e.segment_id = $1 and e.at >= $2 and e.at < $3 "
+        "and e.day between $4 and $5 and e.outcome <> 'held' "
+        "returning e.day, e.id, e.sid, e.at, was.outcome = 'counted' as was_counted, was.meter_id, was.counted",
+        segment_id,
+        since,
+        until,
+        since.astimezone(UTC).date(),
+        until.astimezone(UTC).date(),
     )
     if not rows:
         return 0
-    await mark_store.forget_from(connection, segment_id, since)
     days, ids = [row["day"] for row in rows], [row["id"] for row in rows]
     await connection.execute(
         "insert into held_event select * from unnest($1::text[], $2::date[], $3::uuid[])", [r["sid"] for r in rows], days, ids

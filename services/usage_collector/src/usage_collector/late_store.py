@@ -17,6 +17,7 @@ Reader = Connection | asyncpg.Pool
 Disposition = Literal["bill", "waive", "keep"]
 Sums = Mapping[tuple[str, datetime], tuple[int, int]]  # (meter id, hour) -> (quantity, events)
 
+COUNT_SECONDS = 600
 
 LISTED = """
 select s.subscription_id, s.product_id, s.catalogue_version, s.started_at, s.ended_at, l.disposition, l.decided_by, l.pending,
@@ -150,11 +151,15 @@ async def segment_of(connection: Connection, subscription_id: str, started_at: d
     return found
 
 
-async def held_by_reason(connection: Reader) -> dict[str, int]:
-    rows = await connection.fetch(
-        "select coalesce(e.reason, '') as reason, count(*) as events from held_event h "
-        "join usage_event e on e.day = h.day and e.id = h.id group by 1"
-    )
+async def held_by_reason(connection: Connection) -> dict[str, int]:
+    """Count everything that is held; of millions that takes a while, in the background."""
+    async with connection.transaction(readonly=True):
+        await connection.execute(f"set local statement_timeout = '{COUNT_SECONDS}s'")
+        rows = await connection.fetch(
+            "select coalesce(e.reason, '') as reason, count(*) as events from held_event h "
+            "join usage_event e on e.day = h.day and e.id = h.id group by 1",
+            timeout=COUNT_SECONDS,
+        )
     return {row["reason"]: row["events"] for row in rows}
 
 
