@@ -44,6 +44,8 @@ def test_stations_that_agree_have_no_difference() -> None:
     ("fields", "expected"),
     [
         ({"counted": 99}, ("events-windows", "miscounted", 1)),
+        ({"counted": 93, "left_out": 7}, None),
+        ({"counted": 93, "left_out": 5}, ("events-windows", "miscounted", 2)),
         ({"told": 90, "unpublished": True}, ("windows-told", "in_flight", -10)),
         ({"told": 90, "changed_at": WALL - timedelta(minutes=1)}, ("windows-told", "in_flight", -10)),
         ({"told": 90}, ("windows-told", "not_told", -10)),
@@ -143,6 +145,7 @@ class CollectorStandIn:
         self.elsewhere: list[dict[str, Any]] = []
         self.asked: list[Mapping[str, Any]] = []
         self.kept_from = DAY - timedelta(days=396)
+        self.left_out: list[datetime] = []
         self.again: list[Mapping[str, Any]] = []
         self.away = False
 
@@ -154,6 +157,7 @@ class CollectorStandIn:
             "windows": quantity,
             "corrections": 0,
             "unpublished": False,
+            "left_out": 0,
         }
         self.days = [day_of(meters=[meter | fields])]
 
@@ -169,7 +173,10 @@ class CollectorStandIn:
         assert path == "/v1/reconciliation/days"
         self.asked.append(body)
         found = [day for day in [*self.days, *self.elsewhere] if body["from"] <= day["day"] < body["to"]]
-        return {"days": found, "kept_from": self.kept_from.isoformat(), "complete_until": None, "gateway_error": None}
+        hours = [hour.isoformat() for hour in self.left_out] if body.get("rolled_up") else []
+        return {
+            "days": found, "kept_from": self.kept_from.isoformat(), "complete_until": None, "left_out": hours, "gateway_error": None,
+        }  # fmt: skip
 
 
 class Scene:
@@ -415,6 +422,25 @@ async def test_an_hourly_run_keeps_what_it_finds_with_its_age_until_it_is_gone(s
     await hourly.run_once(scene.stations)
     await hourly.show(scene.stations)
     assert metrics.UNEXPLAINED._value.get() == 0
+
+
+async def test_an_hourly_run_leaves_out_hours_that_are_not_added_up_and_keeps_what_was_known_of_their_day(scene: Scene) -> None:
+    scene.collector.counted(100, counted=97)
+    await hourly.run_once(scene.stations)
+    known = "select station, first_seen_at from difference"
+    first = await scene.pool.fetch(known)
+    assert [row["station"] for row in first] == ["events-windows"]
+    assert {one["rolled_up"] for one in scene.collector.asked} == {True}
+    scene.clock.instant = HOUR + timedelta(hours=4)
+    scene.collector.counted(100, counted=0, left_out=100)  # a straggler came for its hour
+    scene.collector.left_out = [HOUR]
+    await hourly.run_once(scene.stations)
+    assert await scene.pool.fetch(known) == first, "nobody has looked at that hour"
+    scene.collector.left_out = [scene.clock.instant]
+    await hourly.run_once(scene.stations)
+    scene.clock.instant += timedelta(minutes=1)
+    await hourly.run_once(scene.stations)
+    assert await scene.pool.fetch(known) == [], "the running hour is no reason to keep what is gone"
 
 
 async def test_only_one_replica_runs_and_a_run_that_broke_begins_anew(scene: Scene) -> None:

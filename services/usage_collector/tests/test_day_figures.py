@@ -76,7 +76,7 @@ async def test_a_day_has_its_outcomes_duplicates_corrections_and_windows(ask: Ca
     assert {(one["outcome"], one["reason"]): one["events"] for one in day["bins"]} == {("counted", ""): 2, ("filtered", "failed"): 1}
     assert day["duplicates"] == 1
     assert day["meters"] == [
-        {"product_id": "payg", "meter_id": "calls", "counted": 9, "corrections": 7, "windows": 9, "unpublished": True},
+        {"product_id": "payg", "meter_id": "calls", "counted": 9, "corrections": 7, "windows": 9, "unpublished": True, "left_out": 0},
     ]
 
 
@@ -210,3 +210,23 @@ async def test_of_days_whose_events_are_no_longer_kept_only_the_windows_are_told
     clock.instant -= timedelta(days=1)  # as with a retention that was made longer: what is gone stays gone
     assert (await ask())["kept_from"] == "2027-01-11T00:00:00Z"
     assert (await ask())["days"][0]["meters"][0]["counted"] is None
+
+
+async def test_many_are_asked_about_without_reading_the_events_of_hours_that_are_not_added_up(
+    pool: asyncpg.Pool, ask: Callable[..., Any], gateway: GatewayStandIn, collector: Collector, clock: FixedClock
+) -> None:
+    gateway.calls = {("sub-1", DAY.date()): CallCount(4, 3)}
+    await rolling.roll_up_due(pool, now=clock.now())
+    running = clock.now().replace(minute=0)
+    await collect(collector, clock, [call("new", running), call("newer", running + timedelta(minutes=1))])
+    answer = await ask(rolled_up=True)
+    (day,) = answer["days"]
+    assert [datetime.fromisoformat(hour) for hour in answer["left_out"]] == [running]
+    assert [(one["counted"], one["windows"], one["left_out"]) for one in day["meters"]] == [(9, 11, 2)]
+    assert day["gateway"] == (await ask())["days"][0]["gateway"] | {"calls": 4, "received": 3}, "up to where its reports are complete"
+    await collect(collector, clock, [call("late", START + timedelta(minutes=2))])
+    answer = await ask(rolled_up=True)
+    (day,) = answer["days"]
+    assert [datetime.fromisoformat(hour) for hour in answer["left_out"]] == [START.replace(minute=0), running]
+    assert [(one["counted"], one["windows"], one["left_out"]) for one in day["meters"]] == [(0, 12, 12)]
+    assert day["gateway"] is None, "an hour before its reports' end is left out: nothing to hold them against"

@@ -16,6 +16,8 @@ DAY = timedelta(days=1)
 DAYS_BACK = 40  # the running month and what was invoiced for the last one; reports trail, late usage comes
 MOVED_WITHIN = timedelta(days=2)
 TRY_AGAIN = timedelta(minutes=5)
+HOUR = timedelta(hours=1)
+ROLLED_WITHIN = timedelta(minutes=15)  # after its end an hour's events are added up; where they are not, more have come since
 
 
 async def run_once(stations: Stations) -> int:
@@ -28,11 +30,15 @@ async def run_once(stations: Stations) -> int:
         names = await reconciliation_store.active_since(connection, stations.clocks.wall - MOVED_WITHIN)
     for start in range(0, len(names), SUBSCRIPTIONS_MAX):
         chunk = names[start : start + SUBSCRIPTIONS_MAX]
-        answers = await reconcile(stations, chunk, since, until)
+        answers = await reconcile(stations, chunk, since, until, rolled_up=True)
         whole = [one for one in answers if not one.problems]  # what did not answer has not said that it agrees
         found = [difference for one in whole for difference in one.found if difference.difference.needs_attention]
+        hours = {hour for one in answers for hour in one.left_out if hour + HOUR + ROLLED_WITHIN <= now}
+        undecided = {hour.replace(hour=0) for hour in hours}
         async with stations.pool.acquire() as connection, connection.transaction():
-            await reconciliation_store.put_differences(connection, [one.subscription_id for one in whole], since, found, now)
+            await reconciliation_store.put_differences(
+                connection, [one.subscription_id for one in whole], since, found, now, undecided=undecided
+            )
     metrics.RECONCILING.observe(time.monotonic() - started)
     return len(names)
 

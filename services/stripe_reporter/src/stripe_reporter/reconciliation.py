@@ -54,6 +54,7 @@ class MeterFigures:
     day: datetime
     counted: int | None = None  # None: could not be added up in time, or its events are no longer kept
     windows: int | None = None  # None: the collector knows no such window
+    left_out: int = 0  # of the windows: hours whose events are not added up yet, so they are not in `counted`
     unpublished: bool = False
     told: int = 0
     acknowledged: int = 0
@@ -115,9 +116,10 @@ def judge_meter(figures: MeterFigures, clocks: Clocks) -> list[Difference]:
     names: dict[str, Any] = {"product_id": figures.product_id, "meter_id": figures.meter_id}
     found: list[Difference] = []
     windows = figures.windows or 0
-    if figures.counted is not None and figures.windows is not None and figures.counted != windows:
+    compared = windows - figures.left_out
+    if figures.counted is not None and figures.windows is not None and figures.counted != compared:
         text = "the windows do not hold what the events add up to"
-        found.append(Difference("events-windows", "miscounted", figures.day, windows - figures.counted, text, **names))
+        found.append(Difference("events-windows", "miscounted", figures.day, compared - figures.counted, text, **names))
     if figures.windows is not None and figures.told != windows:
         fresh = figures.unpublished or (figures.changed_at is not None and clocks.wall - figures.changed_at < ON_THE_WAY)
         cause: Cause = "in_flight" if fresh else "not_told"

@@ -7,7 +7,9 @@ from datetime import datetime
 from typing import Any
 
 from billing_common.db import Connection
-from stripe_reporter.reconciliation import Difference
+from stripe_reporter.reconciliation import Difference, Station
+
+EVENTS: list[Station] = ["gateway-events", "events-meters", "events-windows"]
 
 
 @dataclass(frozen=True)
@@ -137,8 +139,19 @@ async def active_since(connection: Connection, wall: datetime) -> list[str]:
     return [row["subscription_id"] for row in rows]
 
 
-async def put_differences(connection: Connection, looked_at: Iterable[str], since: datetime, found: Sequence[Found], now: datetime) -> None:
-    """Make the table say what was found of these subscriptions from a day on; what is gone is gone, what stays keeps its age."""
+async def put_differences(
+    connection: Connection,
+    looked_at: Iterable[str],
+    since: datetime,
+    found: Sequence[Found],
+    now: datetime,
+    *,
+    undecided: Iterable[datetime],
+) -> None:
+    """Make the table say what was found of these subscriptions from a day on; what is gone is gone, what stays keeps its age.
+
+    Of the `undecided` days some events were not looked at: what was known of their events stays.
+    """
     await connection.executemany(
         "insert into difference (subscription_id, account_id, day, station, product_id, meter_id, cause, explained, quantity, "
         "amount_minor, currency, words, first_seen_at, last_seen_at) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $13) "
@@ -155,7 +168,13 @@ async def put_differences(connection: Connection, looked_at: Iterable[str], sinc
         ],
     )  # fmt: skip
     await connection.execute(
-        "delete from difference where subscription_id = any($1::text[]) and day >= $2 and last_seen_at < $3", list(looked_at), since, now
+        "delete from difference where subscription_id = any($1::text[]) and day >= $2 and last_seen_at < $3 "
+        "and not (day = any($4::timestamptz[]) and station = any($5::text[]))",
+        list(looked_at),
+        since,
+        now,
+        list(undecided),
+        EVENTS,
     )
 
 

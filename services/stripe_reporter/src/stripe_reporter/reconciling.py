@@ -60,6 +60,7 @@ class Reconciled:
     found: Sequence[Found]
     problems: Sequence[str]
     kept_from: datetime | None = None
+    left_out: Sequence[datetime] = ()  # hours whose events were not added up yet, so they were not compared
 
 
 @dataclass(frozen=True)
@@ -70,22 +71,29 @@ class Span:
     until: datetime
     complete_until: datetime | None
     kept_from: datetime | None
+    left_out: Sequence[datetime] = ()
 
     @classmethod
     def of(cls, answer: Mapping[str, Any], since: datetime, until: datetime) -> Self:
         """Read it from the collector's answer."""
         complete_until = datetime.fromisoformat(answer["complete_until"]) if answer["complete_until"] else None
         kept_from = datetime.fromisoformat(answer["kept_from"])
-        return cls(since, until, complete_until, kept_from if since < kept_from else None)
+        left_out = [datetime.fromisoformat(hour) for hour in answer["left_out"]]
+        return cls(since, until, complete_until, kept_from if since < kept_from else None, left_out)
 
     def whole(self, day: datetime) -> bool:
         """Return whether all events of a day were added up."""
         return self.complete_until is None or day + timedelta(days=1) <= self.complete_until
 
 
-async def reconcile(stations: Stations, subscription_ids: Sequence[str], since: datetime, until: datetime) -> list[Reconciled]:
-    """Compare all stations in a range of full UTC days, at most 50 subscriptions at once. Raises CollectorUnavailableError."""
-    body = {"subscriptions": list(subscription_ids), "from": since.isoformat(), "to": until.isoformat()}
+async def reconcile(
+    stations: Stations, subscription_ids: Sequence[str], since: datetime, until: datetime, *, rolled_up: bool = False
+) -> list[Reconciled]:
+    """Compare all stations in a range of full UTC days, at most 50 subscriptions at once. Raises CollectorUnavailableError.
+
+    `rolled_up`: leave out the hours whose events are not added up yet, as each such question would read everybody's.
+    """
+    body = {"subscriptions": list(subscription_ids), "from": since.isoformat(), "to": until.isoformat(), "rolled_up": rolled_up}
     answer = await stations.collector.post("/v1/reconciliation/days", body)
     span = Span.of(answer, since, until)
     problems = [f"API Management did not answer: {answer['gateway_error']}"] if answer["gateway_error"] else []
@@ -154,7 +162,10 @@ class _Subscription:
             Found(self.subscription_id, account, one, worth(one, hours, catalogues, plan=plan, currency=currency), currency)
             for one in reconciliation.combined(differences)
         ]
-        return Reconciled(self.subscription_id, account, currency, self.days, meters, billed, found, self.problems, self.span.kept_from)
+        span = self.span
+        return Reconciled(
+            self.subscription_id, account, currency, self.days, meters, billed, found, self.problems, span.kept_from, span.left_out
+        )
 
     async def _add_plan(self, connection: Connection, facts: Any, catalogues: dict[str, Catalogue]) -> str | None:
         """Return the product that the subscription has now, its catalogue added: a month may have no usage but lost usage."""
@@ -258,6 +269,7 @@ def _figures(key: Key, seen: Mapping[str, Any] | None, kept: Mapping[str, Any] |
         *key,
         counted=seen["counted"] if seen is not None and counted_whole else None,
         windows=seen["windows"] if seen is not None else 0,
+        left_out=seen["left_out"] if seen is not None else 0,
         unpublished=bool(seen and seen["unpublished"]),
         **({name: kept[name] for name in named} if kept is not None else {}),
     )

@@ -13,7 +13,7 @@ from billing_common.db import Connection
 from usage_collector import day_store, late, rollup_store
 from usage_collector.apim_gateway import CallCount
 from usage_collector.directory import Directory
-from usage_collector.rollup_store import NOWHERE, Dimension, hour_of
+from usage_collector.rollup_store import NOWHERE, Dimension, Split, hour_of
 
 log = structlog.get_logger(__name__)
 DAY = timedelta(days=1)
@@ -47,6 +47,7 @@ class MeterDay(BaseModel):
     corrections: int
     windows: int
     unpublished: bool
+    left_out: int = Field(default=0, description="what windows hold of hours that are left out: it is not in `counted`")
 
 
 class DayFigures(BaseModel):
@@ -68,6 +69,7 @@ class DaysAnswer(BaseModel):
         description="start of the first day whose events are all still there: of earlier days only windows are told"
     )
     complete_until: datetime | None
+    left_out: list[datetime] = Field(description="hours whose events are not added up yet, where only those that are were asked for")
     gateway_error: str | None
 
 
@@ -95,12 +97,16 @@ class _Days:
 
 @dataclass(frozen=True)
 class _Scope:
-    """What is asked about: keys (sid -> subscription id), plans by (subscription id, segment start), a range of full hours."""
+    """What is asked about: keys (sid -> subscription id), plans by (subscription id, segment start), a range of full hours.
+
+    `rolled_up`: only hours whose events are added up already.
+    """
 
     keys: Mapping[str, str]
     plans: Mapping[tuple[str, datetime], tuple[str, int]]
     since: datetime
     until: datetime
+    rolled_up: bool
 
 
 async def figures(
@@ -113,10 +119,12 @@ async def figures(
     gateway: AskGateway | None,
     reports_until: datetime,
     kept_from: datetime,
+    rolled_up: bool = False,
 ) -> DaysAnswer:
     """Return the figures of a range of full hours; the gateway is asked after its reports are thought to be complete.
 
-    Events of days before `kept_from` are about to be dropped, or are already.
+    Events of days before `kept_from` are about to be dropped, or are already. With `rolled_up` hours whose events are not added up yet
+    are left out, and the gateway's count of their days: to add them up is to read the events of everybody.
     """
     error = None
     async with pool.acquire() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
@@ -124,13 +132,13 @@ async def figures(
         days = _Days(kept_from)
         segments = await day_store.segments(connection, subscription_ids, since, until)
         plans = {(row["subscription_id"], row["started_at"]): (row["product_id"], row["catalogue_version"]) for row in segments}
-        scope = _Scope(await day_store.keys(connection, subscription_ids), plans, since, until)
+        scope = _Scope(await day_store.keys(connection, subscription_ids), plans, since, until, rolled_up)
         await _add_refused(connection, days, scope)
         kept = replace(scope, since=max(since, kept_from))
-        complete_until = await _add_events(connection, days, kept) if kept.since < until else None
-        for row in await day_store.windows(connection, subscription_ids, since, until):
+        events = await _add_events(connection, days, kept) if kept.since < until else Split([], None)
+        for row in await day_store.windows(connection, subscription_ids, since, until, events.left_out):
             meter = days.meter(row["subscription_id"], row["day"], row["product_id"], row["meter_id"])
-            meter.windows, meter.unpublished = row["quantity"], row["dirty"]
+            meter.windows, meter.unpublished, meter.left_out = row["quantity"], row["dirty"], row["left_out"]
         for row in await day_store.duplicates(connection, list(scope.keys), kept.since, until):
             days.of(scope.keys[row["sid"]], datetime.combine(row["day"], datetime.min.time(), UTC)).duplicates += row["events"]
     if gateway is not None:
@@ -140,16 +148,16 @@ async def figures(
             error = type(failure).__name__
             log.warning("the gateway's own count could not be read", error=error)
     found = sorted(days.found.values(), key=_order)
-    return DaysAnswer(days=found, kept_from=kept_from, complete_until=complete_until, gateway_error=error)
+    return DaysAnswer(days=found, kept_from=kept_from, complete_until=events.complete_until, left_out=events.left_out, gateway_error=error)
 
 
 def _order(found: DayFigures) -> tuple[str, datetime]:
     return found.subscription_id, found.day
 
 
-async def _add_events(connection: Connection, days: _Days, scope: _Scope) -> datetime | None:
+async def _add_events(connection: Connection, days: _Days, scope: _Scope) -> Split:
     dimensions: list[Dimension] = ["key", "day", "origin", "outcome", "segment"]
-    split = await rollup_store.add_up(connection, list(scope.keys), scope.since, scope.until, dimensions)
+    split = await rollup_store.add_up(connection, list(scope.keys), scope.since, scope.until, dimensions, rolled_up=scope.rolled_up)
     bins: dict[tuple[str, datetime, str, str, str], int] = {}
     for row in split.rows:
         subscription_id, day = scope.keys[row["sid"]], row["day"]
@@ -167,7 +175,7 @@ async def _add_events(connection: Connection, days: _Days, scope: _Scope) -> dat
         if events:
             found = Bin(origin=origin, outcome=outcome, reason=reason, events=events, quantity=held.get(key))
             days.of(subscription_id, day).bins.append(found)
-    return split.complete_until
+    return split
 
 
 async def _add_refused(connection: Connection, days: _Days, scope: _Scope) -> None:
@@ -196,14 +204,14 @@ async def _add_gateway(pool: asyncpg.Pool, directory: Directory, days: _Days, sc
             rules = await directory.rules_of(connection, plan)
             if rules is not None and rules.source in {"stream", "reports"}:
                 sources[subscription_id] = rules.source
-        received = await _received(connection, scope, sources)
+        received, left_out = await _received(connection, scope, sources)
     sids = [sid for sid, subscription_id in scope.keys.items() if subscription_id in sources]
     calls: dict[tuple[str, datetime], int] = {}
     for (sid, day), count in (await _counts(ask, sids, scope.since, scope.until)).items():
         if sid in sids:
             key = scope.keys[sid], datetime.combine(day, datetime.min.time(), UTC)
             calls[key] = calls.get(key, 0) + (count.success if sources[key[0]] == "reports" else count.total)
-    for key in {*calls, *received}:
+    for key in (key for key in {*calls, *received} if key[1] not in left_out):
         end = min(key[1] + DAY, scope.until)
         days.of(*key).gateway = GatewayDay(calls=calls.get(key, 0), received=received.get(key, 0), source=sources[key[0]], until=end)
 
@@ -217,9 +225,14 @@ async def _counts(ask: AskGateway, sids: Sequence[str], since: datetime, until: 
     return found
 
 
-async def _received(connection: Connection, scope: _Scope, sources: Mapping[str, str]) -> dict[tuple[str, datetime], int]:
+async def _received(
+    connection: Connection, scope: _Scope, sources: Mapping[str, str]
+) -> tuple[dict[tuple[str, datetime], int], set[datetime]]:
+    """Return the events that the gateway's count is compared with, and the days of which some are left out."""
     async with connection.transaction(isolation="repeatable_read", readonly=True):
-        split = await rollup_store.add_up(connection, list(scope.keys), scope.since, scope.until, ["key", "day", "origin"])
+        split = await rollup_store.add_up(
+            connection, list(scope.keys), scope.since, scope.until, ["key", "day", "origin"], rolled_up=scope.rolled_up
+        )
         refused: Iterable[Any] = await day_store.refused(connection, list(scope.keys), scope.since, scope.until)
     found: dict[tuple[str, datetime], int] = {}
     for row in split.rows:
@@ -231,4 +244,4 @@ async def _received(connection: Connection, scope: _Scope, sources: Mapping[str,
         if sources.get(scope.keys[row["sid"]]) == row["origin"] == "stream":
             key = scope.keys[row["sid"]], row["day"].astimezone(UTC)
             found[key] = found.get(key, 0) + row["events"]
-    return found
+    return found, {hour.replace(hour=0) for hour in split.left_out}

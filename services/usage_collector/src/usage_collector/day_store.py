@@ -27,15 +27,19 @@ async def segments(connection: Reader, subscription_ids: Sequence[str], since: d
     return rows
 
 
-async def windows(connection: Reader, subscription_ids: Sequence[str], since: datetime, until: datetime) -> list[Any]:
-    """Return subscription, day, product, meter, quantity and whether some of it has not been published."""
+async def windows(
+    connection: Reader, subscription_ids: Sequence[str], since: datetime, until: datetime, left_out: Sequence[datetime]
+) -> list[Any]:
+    """Return subscription, day, product, meter, quantity, how much of it is of some hours, and whether some has not been published."""
     rows: list[Any] = await connection.fetch(
         "select s.subscription_id, date_trunc('day', w.hour, 'UTC') as day, s.product_id, w.meter_id, sum(w.quantity)::bigint as quantity, "
+        "coalesce(sum(w.quantity) filter (where w.hour = any($4::timestamptz[])), 0)::bigint as left_out, "
         "bool_or(w.dirty) as dirty from segment s join usage_window w on w.segment_id = s.id "
         "where s.subscription_id = any($1::text[]) and w.hour >= $2 and w.hour < $3 group by 1, 2, 3, 4",
         list(subscription_ids),
         since,
         until,
+        left_out,
     )
     return rows
 

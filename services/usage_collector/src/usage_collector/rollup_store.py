@@ -1,7 +1,7 @@
 """Events added up by hour: kept by a background loop, read together with the events of hours that have changed since."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
@@ -133,11 +133,12 @@ async def forget_before(connection: Connection, moment: datetime) -> None:
 class Split:
     """Sums by the dimensions that were asked for and by meter: `events` that count for it (of several meters: in each), `distinct` ones.
 
-    `complete_until` None: all of the range is in it.
+    `complete_until` None: all of the range is in it, but for the hours that were left out because they are not rolled up.
     """
 
     rows: list[dict[str, Any]]
     complete_until: datetime | None
+    left_out: list[datetime] = field(default_factory=list)
 
 
 class _Sums:
@@ -170,8 +171,13 @@ async def split(connection: Connection, sids: Sequence[str], since: datetime, un
         return await add_up(connection, sids, since, until, by)
 
 
-async def add_up(connection: Connection, sids: Sequence[str], since: datetime, until: datetime, by: Sequence[Dimension]) -> Split:
-    """The same, inside the caller's transaction, which must see one state of everything (repeatable read)."""
+async def add_up(
+    connection: Connection, sids: Sequence[str], since: datetime, until: datetime, by: Sequence[Dimension], *, rolled_up: bool = False
+) -> Split:
+    """The same, inside the caller's transaction, which must see one state of everything (repeatable read).
+
+    `rolled_up`: hours that have changed are left out: to read them means to read the events of everybody.
+    """
     changed = [row["hour"] for row in await connection.fetch(
         "select distinct hour from changed_hour where hour >= $1 and hour < $2 and (sids is null or sids && $3::text[]) order by 1",
         since, until, list(sids))]  # fmt: skip
@@ -189,6 +195,8 @@ async def add_up(connection: Connection, sids: Sequence[str], since: datetime, u
         changed,
     )
     sums.add(rolled)
+    if rolled_up:
+        return Split(sums.rows(), None, [hour.astimezone(UTC) for hour in changed])
     missing = await _add_changed(connection, sums, sids, changed)
     return Split(sums.rows(), missing)
 

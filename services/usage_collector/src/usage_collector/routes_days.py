@@ -23,6 +23,10 @@ class DaysRequest(BaseModel):
     subscriptions: list[Id] = Field(min_length=1, max_length=200)
     since: AwareDatetime = Field(alias="from")
     to: AwareDatetime
+    rolled_up: bool = Field(
+        default=False,
+        description="leave out hours whose events are not added up yet: for many subscriptions, where each page would read them",
+    )
 
 
 class FreshDays(DaysAnswer):
@@ -61,6 +65,7 @@ async def get_days(request: Request, body: DaysRequest) -> FreshDays:
         hour_of(to - timedelta(microseconds=1)) + HOUR,
         gateway=state.gateway_calls,
         reports_until=now - state.reports_lag,
+        rolled_up=body.rolled_up,
         kept_from=(now - state.usage_retention).replace(hour=0, minute=0, second=0, microsecond=0),
     )
     return FreshDays(**found.model_dump(), freshness=fresh)
