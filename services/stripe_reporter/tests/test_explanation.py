@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from billing_common.catalogue import Catalogue
-from billing_common.events import CatalogueApplied, Event, InvoiceFinalized, InvoiceLine, UsageCollected
+from billing_common.events import CatalogueApplied, Event, InvoiceFinalized, InvoiceLine, SubscriptionCreated, UsageCollected
 from billing_common.internal_auth import issue_token
 from billing_common.rating import Facts, period_at, rate
 from billing_common.reasons import WORDS
@@ -156,6 +156,14 @@ def catalogue_applied() -> CatalogueApplied:
     return CatalogueApplied(cause_id="c", occurred_at=MARCH, version=1, document=CATALOGUE.document(), stripe_ids=ids)
 
 
+def subscribed(product: str) -> SubscriptionCreated:
+    return SubscriptionCreated(
+        cause_id="s", occurred_at=MARCH, subscription_id="s-1", account_id="a-1", revision=1, user_id="u-1", product_id=product,
+        catalogue_version=1, display_name="Weather", status="active", currency="usd", started_at=MARCH, current_period_start=MARCH,
+        current_period_end=APRIL, stripe_customer_id="cus_1",
+    )  # fmt: skip
+
+
 @pytest.fixture
 def collector() -> CollectorStandIn:
     return CollectorStandIn()
@@ -288,6 +296,23 @@ async def test_a_line_that_bills_something_else_than_was_counted_says_so(door: h
     await publish(invoice(rated_lines("standard", 120_000), revision=3, cause_id="evt_2"))
     (usage,) = (await get(door, "in_1"))["usage"]
     assert usage["difference"].startswith("Stripe billed 120,000, Turnpike counted 110,500")
+
+
+@pytest.mark.parametrize("product", ["payg", "standard", "enterprise"])
+@pytest.mark.parametrize("price_known_since", ["now", "before"])
+async def test_an_invoice_of_a_month_without_usage_says_what_it_adds_up_to(
+    door: httpx.AsyncClient, pool: asyncpg.Pool, publish: Publish, collector: CollectorStandIn, product: str,
+    price_known_since: str,
+) -> None:  # fmt: skip
+    await pool.execute("delete from usage_window")
+    collector.events.clear()
+    if price_known_since == "before":
+        await pool.execute("update stripe_price set catalogue_version = null")
+        await publish(subscribed(product))
+    await publish(invoice(rated_lines(product, 0), revision=3, cause_id="evt_2"))
+    (usage,) = (await get(door, "in_1"))["usage"]
+    assert (usage["meter_name"], usage["counted"], usage["days"], usage["difference"]) == ("API calls", 0, [], None)
+    assert (usage["rated_minor"], usage["amount_minor"]) == (0, 0)
 
 
 async def test_an_older_state_of_an_invoice_changes_nothing(door: httpx.AsyncClient, publish: Publish) -> None:

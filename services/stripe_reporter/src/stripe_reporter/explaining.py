@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 from billing_common.catalogue import Catalogue, CatalogueError
 from billing_common.db import Connection
 from billing_common.reasons import WAITS, WORDS
-from stripe_reporter import explanation, invoice_store
+from stripe_reporter import explanation, invoice_store, reconciliation_store
 from stripe_reporter.collector_gateway import Collector
 from stripe_reporter.explanation import Explanation, Group, Stretch
 from stripe_reporter.invoice_store import HourOfMeter, Invoice
@@ -111,14 +111,26 @@ async def load(pool: asyncpg.Pool, name: str) -> Known:
         if usage:
             since, until = min(line.period_start for line in usage), max(line.period_end for line in usage)
             hours = await invoice_store.hours_of(connection, invoice.subscription_id, since, until)
-        catalogues = await catalogues_of(connection, hours)
+        catalogues = await catalogues_of(connection, hours, [invoice])
     return Known(invoice, explanation.groups_of(invoice, catalogues), hours, catalogues)
 
 
-async def catalogues_of(connection: Connection, hours: Iterable[HourOfMeter]) -> dict[str, Catalogue]:
-    """Return product id -> the catalogue it was counted under; a product that changed its version within an invoice has the newest."""
-    versions = {hour.product_id: hour.catalogue_version for hour in sorted(hours, key=lambda hour: hour.catalogue_version)}
-    return await _catalogues(connection, versions)
+async def catalogues_of(connection: Connection, hours: Iterable[HourOfMeter], invoices: Iterable[Invoice]) -> dict[str, Catalogue]:
+    """Return product id -> the catalogue it was counted under; a product that changed its version within an invoice has the newest.
+
+    Where nothing was counted the prices of the lines say which one it is, or else the subscription's plan.
+    """
+    versions: dict[str, int] = {}
+    for invoice in invoices:
+        lines = [line for line in invoice.lines if explanation.kind_of(line) == "usage" and line.product_id is not None]
+        if any(line.catalogue_version is None for line in lines):
+            plan = (await reconciliation_store.facts(connection, [invoice.subscription_id])).get(invoice.subscription_id)
+            if plan is not None:
+                versions.setdefault(plan["product_id"], plan["catalogue_version"])
+        told = [(line.product_id or "", line.catalogue_version) for line in lines if line.catalogue_version is not None]
+        versions |= dict(sorted(told))
+    counted = sorted(hours, key=lambda hour: hour.catalogue_version)
+    return await _catalogues(connection, versions | {hour.product_id: hour.catalogue_version for hour in counted})
 
 
 async def catalogues_of_plan(connection: Connection, product_id: str, version: int) -> dict[str, Catalogue]:

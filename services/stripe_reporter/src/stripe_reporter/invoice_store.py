@@ -26,6 +26,7 @@ class Line:
     component: str | None
     product_id: str | None
     correction_id: UUID | None
+    catalogue_version: int | None = None  # one that sells at the line's price
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,9 @@ async def put_catalogue(connection: Connection, event: CatalogueApplied, prices:
     """Keep a version's document and which price is what: (price id, product, component)."""
     await connection.execute("update catalogue set document = $2::jsonb where version = $1", event.version, json.dumps(event.document))
     await connection.executemany(
-        "insert into stripe_price (price_id, product_id, component) values ($1, $2, $3) on conflict do nothing", list(prices)
+        "insert into stripe_price (price_id, product_id, component, catalogue_version) values ($1, $2, $3, $4) "
+        "on conflict (price_id) do update set catalogue_version = excluded.catalogue_version where stripe_price.catalogue_version is null",
+        [(*price, event.version) for price in prices],
     )
 
 
@@ -153,7 +156,7 @@ async def invoices_of(connection: Connection, subscription_id: str, since: datet
 async def _lines(connection: Connection, invoice_id: str) -> tuple[Line, ...]:
     rows = await connection.fetch(
         "select l.line_id, l.description, l.amount_minor, l.quantity, l.period_start, l.period_end, l.proration, "
-        "coalesce(l.component, p.component) as component, p.product_id, l.correction_id from invoice_line l "
+        "coalesce(l.component, p.component) as component, p.product_id, l.correction_id, p.catalogue_version from invoice_line l "
         "left join stripe_price p on p.price_id = l.price_id where l.invoice_id = $1 order by l.place",
         invoice_id,
     )

@@ -143,7 +143,7 @@ class _Subscription:
             invoices = await invoice_store.invoices_of(connection, self.subscription_id, since, until)
             first = min((line.period_start for invoice in invoices for line in invoice.lines), default=since)
             hours = await invoice_store.hours_of(connection, self.subscription_id, min(first, since), until)
-            catalogues = await catalogues_of(connection, hours)
+            catalogues = await catalogues_of(connection, hours, invoices)
             plan = await self._add_plan(connection, facts, catalogues)
             closed = await reconciliation_store.closed_usage(connection, self.subscription_id, since, until)
         customer = facts["stripe_customer_id"] if facts else None
