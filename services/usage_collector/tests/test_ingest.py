@@ -252,6 +252,8 @@ async def test_each_event_of_a_batch_gets_its_own_answer(door: Door, clock: Fixe
     assert results[0] == {"id": "good", "status": "accepted"}
     assert [result["reason"] for result in results[1:]] == [reason for reason, kind in faults.items() for _ in kind]
     assert all(result["message"] for result in results[1:])
+    (message,) = {result["message"] for result in results if result.get("reason") == "foreign_source"}
+    assert "set source to /gw or to one below it (/gw/...)" in message
     assert [one["id"] for _, _, value in door.log.records for one in json.loads(value)] == ["good"]
 
 
@@ -328,6 +330,9 @@ async def test_nobody_enters_without_a_valid_key(door: Door, pool: asyncpg.Pool)
     for key in ("", "x", f"tps_{sender_id}_wrong", f"tps_{'0' * 16}_{door.key.split('_', 2)[2]}", door.key + "x"):
         answer = await door.post([event()], key=key or " ")
         assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
+        message = answer.json()["error"]["message"]
+        assert ("unknown or was revoked" in message) == bool(key), "who sends none hears that one is needed"
+        assert all(word in message for word in ("Bearer tps_", "`turnpike senders list`", "`turnpike senders add`"))
 
 
 async def test_a_revoked_key_is_refused_after_the_next_look(door: Door, pool: asyncpg.Pool) -> None:

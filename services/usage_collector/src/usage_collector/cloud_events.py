@@ -153,7 +153,8 @@ def check(event: Incoming, sender: Sender, limits: Limits) -> tuple[str, str] | 
     if not (0 < len(event.id) <= 256 and 0 < len(event.subject) <= 256 and 0 < len(event.source) <= 256):
         return "invalid_attribute", "id, source and subject need 1 to 256 characters"
     if not sender.speaks_for(event.source):
-        return "foreign_source", "this key speaks only for its own source"
+        own = sender.source_prefix
+        return "foreign_source", f"this key speaks only for its own source: set source to {own} or to one below it ({own}/...)"
     if not sender.may_name(event.subject):
         return "foreign_subscription", "this key may not send for this subscription"
     if not limits.oldest <= event.time <= limits.newest:

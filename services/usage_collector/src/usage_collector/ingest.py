@@ -28,6 +28,9 @@ log = structlog.get_logger(__name__)
 RECORD_MAX_BYTES = 400_000  # well below what brokers and Event Hubs take
 BODY_TIMEOUT_SECONDS = 15.0
 FORBIDDEN = frozenset({"foreign_source", "foreign_subscription"})
+MAKE_ONE = "`turnpike senders list` shows the senders, `turnpike senders add` makes one with a new key"
+NO_KEY = f"send a sender's key: Authorization: Bearer tps_...; {MAKE_ONE}"
+UNKNOWN_KEY = f"this key is unknown or was revoked: send the key of a sender that is listed (Authorization: Bearer tps_...); {MAKE_ONE}"
 JSON = ("content-type", "application/json")
 ACCEPTED = metrics.INGESTED.labels("accepted", "")
 _encode = msgspec.json.encode
@@ -77,7 +80,9 @@ class Ingest:
         try:
             sender = await self._find(headers.get("authorization", ""))
             if sender is None:
-                raise RequestError(401, "unknown_key", "send a sender's key: Authorization: Bearer tps_...")
+                raise RequestError(
+                    401, "unknown_key", UNKNOWN_KEY if headers.get("authorization", "").strip().partition(" ")[2] else NO_KEY
+                )
             if self._in_flight[sender.id] >= self._settings.ingest_sender_requests_max:
                 raise RequestError(429, "too_many_requests", "too many requests of this sender at once: try again in a second")
             self._in_flight[sender.id] += 1

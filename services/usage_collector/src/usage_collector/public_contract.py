@@ -11,7 +11,7 @@ REASONS = {
     "unknown_type": f"specversion is not 1.0 or type is not {TYPE}",
     "invalid_attribute": "id, source or subject is empty or longer than 256 characters",
     "invalid_time": "the time lies outside of the calendar",
-    "foreign_source": "the key speaks only for its own source",
+    "foreign_source": "the key speaks only for its own source, which the message names, and for those below it",
     "foreign_subscription": "the key may not send for this subscription",
     "too_old": "older than is taken (35 days unless set otherwise)",
     "in_the_future": "ahead of the clock by more than five minutes (unless set otherwise)",
