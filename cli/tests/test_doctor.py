@@ -99,6 +99,50 @@ async def test_a_broker_that_would_refuse_the_collectors_is_found_with_both_sett
     assert only(await doctor_kafka.examine(settings)).verdict == "ok"
 
 
+async def calls_finding(stack: Stack, **given: str) -> Finding:
+    """What is found of a second Kafka that holds the calls."""
+    settings = settings_of(stack, "usage_collector")
+    known = {"BOOTSTRAP_SERVERS": stack.wiring.kafka, "SECURITY_PROTOCOL": "PLAINTEXT"} | given
+    settings["usage_collector"] |= {f"CALLS_{'KAFKA_' if name != 'TOPIC' else ''}{name}": value for name, value in known.items()}
+    common, calls = await doctor_kafka.examine(settings)
+    assert common.verdict == "ok"
+    return calls
+
+
+async def test_the_kafka_of_the_calls_is_looked_at_where_it_is_another(stack: Stack) -> None:
+    found = await calls_finding(stack)
+    assert (found.verdict, "topic gateway.calls of the calls is there" in found.text) == ("ok", True)
+    found = await calls_finding(stack, TOPIC="other.calls")
+    assert (found.verdict, "other.calls" in found.text, "USAGE_COLLECTOR_CALLS_TOPIC" in found.remedy) == ("failed", True, True)
+    found = await calls_finding(stack, BOOTSTRAP_SERVERS=f"127.0.0.1:{free_port()}")
+    assert (found.verdict, "does not answer" in found.text) == ("failed", True)
+    assert "USAGE_COLLECTOR_CALLS_KAFKA_BOOTSTRAP_SERVERS" in found.remedy
+
+
+async def test_a_kafka_of_the_calls_that_lets_nobody_in_is_told_with_its_settings(stack: Stack) -> None:
+    found = await calls_finding(stack, SECURITY_PROTOCOL="SASL_PLAINTEXT", SASL_PASSWORD="Endpoint=sb://x/;SharedAccessKey=topsecret")
+    assert (found.verdict, "listens but does not let it in" in found.text) == ("failed", True)
+    assert "USAGE_COLLECTOR_CALLS_KAFKA_SASL_MECHANISM, _USERNAME and _PASSWORD" in found.remedy
+    assert "topsecret" not in f"{found.text} {found.remedy}"
+    found = await calls_finding(stack, SECURITY_PROTOCOL="SASL_SSL")
+    assert (found.verdict, "USAGE_COLLECTOR_CALLS_KAFKA_SASL_PASSWORD is not set" in found.text) == ("failed", True)
+
+
+@pytest.mark.parametrize(
+    ("code", "verdict", "word"), [(0, "ok", "2 partitions"), (3, "failed", "is missing"), (29, "failed", "no rights on calls")]
+)
+def test_what_the_kafka_of_the_calls_says_of_their_topic_is_told(code: int, verdict: str, word: str) -> None:
+    found = doctor_kafka._calls_topic("ns.servicebus.windows.net:9093", "calls", code, 2)
+    assert (found.verdict, word in found.text, bool(found.remedy)) == (verdict, True, verdict == "failed")
+
+
+def test_the_doctor_takes_what_is_not_set_for_the_calls_as_the_collector_does() -> None:
+    fields = CollectorSettings.model_fields
+    assert fields["calls_kafka_security_protocol"].default == "SASL_SSL"
+    assert fields["calls_kafka_sasl_username"].default == "$ConnectionString"
+    assert fields["calls_kafka_sasl_mechanism"].default == "PLAIN"
+
+
 def test_the_doctor_knows_what_a_collector_asks_for_where_nothing_is_set() -> None:
     assert CollectorSettings.model_fields["session_timeout_ms"].default == doctor_kafka.COLLECTOR_TIMEOUT_MS
 
