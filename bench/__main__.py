@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import access, demo, footprint, rating
-from bench.usage import growth, ingest, memory, outage, reporting, rolling, stream, takeover, visible
+from bench.usage import bad_input, growth, ingest, memory, outage, reporting, rolling, stream, takeover, visible
 
 RESULTS = Path(__file__).parent / "results"
 WARM: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
@@ -19,6 +19,7 @@ WARM: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
 USAGE: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "usage_stream": lambda asked: stream.measure(asked.runs, asked.events),
     "usage_ingest": lambda asked: ingest.measure(asked.runs),
+    "usage_bad_input": lambda asked: bad_input.measure(asked.runs),
     "usage_visible": lambda _asked: visible.measure(),
     "usage_takeover": lambda asked: takeover.measure(asked.runs),
     "usage_growth": lambda asked: growth.measure(asked.runs, asked.events),

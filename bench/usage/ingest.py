@@ -35,23 +35,23 @@ async def _measure(rounds: int) -> dict[str, Any]:
     figures: dict[str, Any] = {}
     limits: dict[str, Any] = {}
     async with usage_stage(product="sent") as stage:
-        key = await _sender(stage)
-        for doors in DOORS:
-            async with _doors(stage, doors) as processes, _bare(stage, doors) as bare:
+        key = await add_sender(stage)
+        for many in DOORS:
+            async with doors(stage, many) as processes, _bare(stage, many) as bare:
                 for form, size in FORMS.items():
                     for connections in CONNECTIONS:
-                        name = f"{form}, {connections} connections, {doors} door{'s' if doors > 1 else ''}"
+                        name = f"{form}, {connections} connections, {many} door{'s' if many > 1 else ''}"
                         pairs = [await _pair(key, size, connections, processes, bare) for _ in range(rounds)]
                         figures[name], limits[name] = _summary(pairs, TARGETS[form])
     return {"machine": facts | {"load_after": machine.load()}, "limits": limits, "figures": figures}
 
 
-async def _pair(key: str, size: int, connections: int, doors: list[Process], bare: list[int]) -> tuple[Answer, Answer]:
+async def _pair(key: str, size: int, connections: int, processes: list[Process], bare: list[int]) -> tuple[Answer, Answer]:
     """Return what the doors did and, right after, what the bare servers did."""
-    before = sum(door.cpu_seconds() for door in doors)
-    found = await _load(key, size, connections, [door.http_port for door in doors])
-    found["cpu_seconds"] = sum(door.cpu_seconds() for door in doors) - before
-    return found, await _load(key, size, connections, bare)
+    before = sum(door.cpu_seconds() for door in processes)
+    found = await load(key, size, connections, [door.http_port for door in processes])
+    found["cpu_seconds"] = sum(door.cpu_seconds() for door in processes) - before
+    return found, await load(key, size, connections, bare)
 
 
 def _summary(pairs: list[tuple[Answer, Answer]], target: str) -> tuple[dict[str, Any], int]:
@@ -71,7 +71,7 @@ def _summary(pairs: list[tuple[Answer, Answer]], target: str) -> tuple[dict[str,
     return figure, round(statistics.median(limit))
 
 
-async def _sender(stage: UsageStage) -> str:
+async def add_sender(stage: UsageStage) -> str:
     sender_id, key, key_sha256 = new_key()
     await sender_store.add_sender(
         stage.pool, sender_id, name="load", key_sha256=key_sha256, source_prefix="/load", subscriptions=None, now=START, by="bench"
@@ -80,7 +80,7 @@ async def _sender(stage: UsageStage) -> str:
 
 
 @asynccontextmanager
-async def _doors(stage: UsageStage, many: int) -> AsyncIterator[list[Process]]:
+async def doors(stage: UsageStage, many: int) -> AsyncIterator[list[Process]]:
     """Run processes that take events and do not collect: what collecting costs is measured by itself."""
     async with AsyncExitStack() as stack:
         yield [await stack.enter_async_context(collector(stage, {"COLLECT": "false"})) for _ in range(many)]
@@ -113,8 +113,8 @@ async def _until_open(port: int) -> None:
                 return
 
 
-async def _load(key: str, size: int, connections: int, ports: list[int]) -> Answer:
-    command = (sys.executable, "-m", "bench.usage.load", key, str(size), str(connections), str(SECONDS), *map(str, ports))
+async def load(key: str, size: int, connections: int, ports: list[int], *, seconds: float = SECONDS) -> Answer:
+    command = (sys.executable, "-m", "bench.usage.load", key, str(size), str(connections), str(seconds), *map(str, ports))
     process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
     said, _ = await process.communicate()
     answer: Answer = json.loads(said)

@@ -52,29 +52,16 @@ class Connection(asyncio.Protocol):
 
 
 class Load:
-    """What all connections share: prepared requests and what came back."""
+    """What all connections share: when they end, and what came back."""
 
-    def __init__(self, key: str, size: int, connections: int, seconds: float) -> None:
-        kind = SINGLE if size == 1 else BATCH
-        self._requests = [self._request(key, kind, size, place) for place in range(POOL)]
-        self._number = time.time_ns() % 10**15
+    def __init__(self, seconds: float, *, connections: int) -> None:
         self._open, self.done = connections, asyncio.Event()
-        self.started = time.perf_counter()
-        self.end = self.started + seconds
+        self.end = time.perf_counter() + seconds
         self.taken: list[float] = []
         self.statuses: dict[int, int] = {}
 
-    @staticmethod
-    def _request(key: str, kind: str, size: int, place: int) -> bytes:
-        at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        events = [EVENT % (number, (place * 37 + number * 11) % SUBSCRIPTIONS, at) for number in range(size)]
-        body = (events[0] if size == 1 else f"[{','.join(events)}]").encode()
-        head = f"POST /v1/events HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\ncontent-type: {kind}\r\ncontent-length: {len(body)}"
-        return f"{head}\r\n\r\n".encode() + body
-
     def next_request(self) -> bytes:
-        self._number += 1
-        return self._requests[self._number % POOL].replace(NUMBER, b"%016d" % self._number)
+        raise NotImplementedError
 
     def answered(self, status: int, seconds: float, now: float) -> None:
         self.statuses[status] = self.statuses.get(status, 0) + 1
@@ -87,9 +74,34 @@ class Load:
             self.done.set()
 
 
+class GoodLoad(Load):
+    """Prepared requests of new events."""
+
+    def __init__(self, key: str, size: int, connections: int, seconds: float) -> None:
+        kind = SINGLE if size == 1 else BATCH
+        self._requests = [request(key, kind, batch(size, place)[1:-1] if size == 1 else batch(size, place)) for place in range(POOL)]
+        self._number = time.time_ns() % 10**15
+        super().__init__(seconds, connections=connections)
+
+    def next_request(self) -> bytes:
+        self._number += 1
+        return self._requests[self._number % POOL].replace(NUMBER, b"%016d" % self._number)
+
+
+def batch(size: int, place: int) -> bytes:
+    """Return events of subscriptions that `place` chooses, as a JSON array."""
+    at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return f"[{','.join(EVENT % (number, (place * 37 + number * 11) % SUBSCRIPTIONS, at) for number in range(size))}]".encode()
+
+
+def request(key: str, kind: str, body: bytes, *headers: str) -> bytes:
+    head = ("POST /v1/events HTTP/1.1", "host: x", f"authorization: Bearer {key}", f"content-type: {kind}", f"content-length: {len(body)}")
+    return "\r\n".join((*head, *headers, "", "")).encode() + body
+
+
 async def run(key: str, size: int, connections: int, seconds: float, ports: list[int]) -> dict[str, Any]:
     """Return what was answered in the time, over connections spread over the ports."""
-    load = Load(key, size, connections, seconds)
+    load = GoodLoad(key, size, connections, seconds)
     loop = asyncio.get_running_loop()
     for place in range(connections):
         await loop.create_connection(lambda: Connection(load), "127.0.0.1", ports[place % len(ports)])

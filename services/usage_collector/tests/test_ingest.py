@@ -1,10 +1,13 @@
 """The public door: what is taken, what is refused and how, and that 2xx waits for Kafka."""
 
 import asyncio
+import gc
 import gzip
 import json
+import time
 import zlib
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -20,7 +23,7 @@ from pydantic import SecretStr
 
 from billing_common.events import derive_id
 from usage_collector import public_contract, sender_store
-from usage_collector.cloud_events import Incoming, Limits, check, digest, parse
+from usage_collector.cloud_events import Incoming, Limits, RequestError, check, digest, parse
 from usage_collector.decoding import decode_recorded
 from usage_collector.ingest import Ingest, IngestDoor
 from usage_collector.refusals import Refusals, rejected
@@ -58,6 +61,7 @@ class Log:
         await self.acknowledge.wait()
 
 
+PAUSE_SECONDS = 0.02
 CONTRACT = public_contract.document("usage_collector")
 
 
@@ -113,6 +117,7 @@ async def door(pool: asyncpg.Pool, publish: Publish, clock: FixedClock) -> Async
         ingest_sender_requests_max=2,
         ingest_requests_max=3,
         ingest_ack_timeout_seconds=1.0,
+        ingest_refusal_pause_seconds=PAUSE_SECONDS,
     )
     log = Log()
     log.acknowledge.set()
@@ -305,6 +310,34 @@ async def test_a_request_that_cannot_be_read_is_refused_with_a_code(door: Door, 
     answer = await door.post(body, kind, **headers)
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
     assert answer.json()["error"]["message"]
+
+
+async def test_nothing_of_a_refused_request_stays_in_memory_until_garbage_is_looked_for(door: Door) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        for _, _, body, kind, headers in REFUSED.values():
+            await door.post(body, kind, **headers)
+        assert [one for one in gc.get_objects() if isinstance(one, RequestError)] == []
+    finally:
+        gc.enable()
+
+
+async def timed(answer: Awaitable[Any]) -> tuple[Any, float]:
+    started = time.monotonic()
+    return await answer, time.monotonic() - started
+
+
+async def test_who_is_refused_waits_a_moment_for_the_answer_and_takes_no_place_meanwhile(door: Door) -> None:
+    await door.post([event()])
+    _, took = await timed(door.post([event("a", source="/other")]))
+    assert took >= PAUSE_SECONDS, "nothing of it was taken"
+    partly = [event("a"), event("b", data={})]
+    assert min([(await timed(door.post(partly)))[1] for _ in range(5)]) < PAUSE_SECONDS, "what is taken does not wait for what is not"
+    waiting = asyncio.gather(*(door.post(b"[", key=key) for key in (door.key, door.narrow_key, "nobody's") for _ in range(10)))
+    answers, took = await timed(waiting)
+    assert took >= PAUSE_SECONDS
+    assert Counter(answer.status_code for answer in answers) == {400: 20, 401: 10}, "places are for 3 requests at once, 2 of one sender"
 
 
 async def test_who_sends_ten_megabytes_hears_why_they_were_refused(door: Door) -> None:

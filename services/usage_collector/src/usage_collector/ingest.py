@@ -71,6 +71,10 @@ class Ingest:
             log.exception("a request for events failed")
             answer = _problem(RequestError(500, "internal_error", "something is wrong here: send the same events again later"))
         _seconds(answer.status).observe(time.monotonic() - started)
+        if 400 <= answer.status < 500:  # the class of status codes
+            await asyncio.sleep(
+                self._settings.ingest_refusal_pause_seconds
+            )  # a good answer waits for Kafka: a loop of bad ones would outrun it
         return answer
 
     async def _answer(self, headers: Mapping[str, str], receive: Receive) -> Answer:
@@ -171,10 +175,9 @@ async def read_body(headers: Mapping[str, str], receive: Receive, limit: int, sh
     encoding = headers.get("content-encoding", "identity").strip().lower()
     if encoding not in {"identity", "gzip"}:
         raise RequestError(415, "unsupported_encoding", "Content-Encoding must be gzip or absent")
-    too_large = RequestError(413, "body_too_large", f"a request takes at most {limit} bytes: send smaller batches")
     stated = headers.get("content-length", "0")
     if stated.isdigit() and int(stated) > limit:
-        raise too_large
+        raise _too_large(limit)
     share.hold(int(stated) if stated.isdigit() else 0)
     body, more = b"", True
     try:
@@ -186,7 +189,7 @@ async def read_body(headers: Mapping[str, str], receive: Receive, limit: int, sh
                 body += message.get("body", b"")
                 more = message.get("more_body", False)
                 if len(body) > limit:
-                    raise too_large
+                    raise _too_large(limit)
                 share.hold(len(body))
     except TimeoutError:
         raise RequestError(408, "too_slow", "the body did not arrive in time") from None
@@ -194,6 +197,10 @@ async def read_body(headers: Mapping[str, str], receive: Receive, limit: int, sh
         body = gunzip(body, limit)
         share.hold(len(body))
     return body
+
+
+def _too_large(limit: int) -> RequestError:
+    return RequestError(413, "body_too_large", f"a request takes at most {limit} bytes: send smaller batches")
 
 
 def _respond(accepted: int, results: list[Result]) -> Answer:

@@ -61,6 +61,12 @@ class Settings(ServiceSettings, ApimSettings):
         default=16 << 20, ge=1024, description="bytes of one sender's bodies in memory; beyond: 429 with Retry-After"
     )
     ingest_ack_timeout_seconds: float = Field(default=10.0, gt=0)
+    ingest_refusal_pause_seconds: float = Field(
+        default=0.05,
+        ge=0,
+        le=5,
+        description="how long a 4xx waits: a connection that sends bad input in a loop gets no more of the door than a good one",
+    )
     sender_refresh_seconds: float = Field(default=2.0, gt=0, le=60, description="how soon a new or revoked key is noticed")
 
     apim_subscription_id: str = ""
