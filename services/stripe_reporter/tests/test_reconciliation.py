@@ -7,7 +7,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from billing_common.events import Event
+from billing_common.events import Event, InvoiceFinalized, InvoiceLine, UsageCollected
 from stripe_reporter import hourly, metrics, reconciliation, reconciliation_store, repairing
 from stripe_reporter.collector_gateway import CollectorUnavailableError
 from stripe_reporter.reconciliation import Clocks, Difference, InvoicedUsage, MeterFigures, judge_events, judge_invoice, judge_meter
@@ -371,6 +371,68 @@ async def test_a_total_that_nothing_would_ever_send_is_named_and_sent_by_a_repai
     await scene.report()
     assert stripe.total() == 140
     assert await scene.pool.fetchval("select count(*) from usage_window where total <> recorded") == 0
+
+
+async def test_a_total_that_somebody_raised_here_is_never_sent_by_a_repair(scene: Scene, stripe: StripeStandIn) -> None:
+    await scene.pool.execute("update usage_window set total = 107")
+    assert {("windows-told", "not_told", 7), ("told-ledger", "overdue", -7)} <= set(await scene.causes())
+    said = await scene.repair()
+    assert any("overdue, but its totals are not those of the collector" in line for line in said)
+    assert "1 totals are published again by the collector" in said
+    await scene.report()
+    assert stripe.total() == 100
+    scene.collector.counted(107, counted=100)  # and so is the collector's window, that its events do not add up to
+    assert any("overdue, but" in line for line in await scene.repair())
+    await scene.report()
+    assert stripe.total() == 100
+
+
+async def test_usage_that_somebody_moved_to_another_hour_is_not_sent_again(scene: Scene, stripe: StripeStandIn) -> None:
+    stripe.events = {"by-hand": ("calls", "cus_1", 90, int((HOUR + timedelta(hours=1)).timestamp()))}
+    assert await scene.causes() == [("ledger-stripe", "manual_change_in_stripe", -10)]
+    (said,) = await scene.repair()
+    assert "Stripe has more of the hour from 10:00 than it acknowledged" in said
+    assert await scene.pool.fetchval("select count(*) from ledger") == 1
+
+
+async def test_what_is_missing_of_an_hour_in_which_a_period_ended_is_left_to_a_person(
+    scene: Scene, stripe: StripeStandIn, publish: Publish, facts: Facts
+) -> None:
+    middle = HOUR + timedelta(minutes=30)
+    told = facts.usage(20).model_dump(exclude={"event_id"}) | {"cause_id": "next", "segment_start": middle, "timestamp": middle}
+    await publish(UsageCollected(**told))
+    scene.clock.instant += timedelta(hours=2)
+    await scene.report()
+    scene.collector.counted(120)
+    scene.wall_later += timedelta(hours=1)
+    stripe.events.clear()
+    (said,) = await scene.repair()
+    assert "09:00 is an hour in which a period ended" in said
+    assert await scene.pool.fetchval("select count(*) from ledger") == 2
+
+
+async def test_nothing_is_sent_again_into_a_final_period_of_another_subscription_of_the_customer(
+    scene: Scene, stripe: StripeStandIn, publish: Publish, facts: Facts
+) -> None:
+    await publish(facts.subscription(2))
+    await publish(facts.usage(50, number=2, hour=HOUR - timedelta(hours=1)))
+    scene.clock.instant += timedelta(hours=2)
+    await scene.report()
+    await scene.pool.execute("insert into stripe_price (price_id, product_id, component) values ('price_calls', 'payg', 'usage:calls')")
+    line = InvoiceLine(line_id="il", description="Calls", amount_minor=8, price_id="price_calls", period_start=DAY, period_end=HOUR)
+    await publish(
+        InvoiceFinalized(
+            cause_id="evt", occurred_at=HOUR, subscription_id="s-2", account_id="a-2", revision=1, invoice_id="in_2", number="N",
+            stripe_subscription_id="sub_2", stripe_customer_id="cus_1", status="open", billing_reason="subscription_cycle", currency="usd",
+            total_minor=8, amount_due_minor=8, amount_paid_minor=0, amount_remaining_minor=8, period_start=DAY, period_end=HOUR,
+            created_at=HOUR, lines=(line,),
+        )
+    )  # fmt: skip
+    scene.wall_later += timedelta(hours=1)
+    stripe.events.clear()
+    (said,) = await scene.repair()
+    assert "the invoice of s-2, of the same customer and meter, is final" in said
+    assert await scene.pool.fetchval("select count(*) from ledger") == 2
 
 
 async def test_a_station_that_does_not_answer_is_said_and_not_taken_for_zero(scene: Scene, stripe: StripeStandIn) -> None:

@@ -58,13 +58,18 @@ async def customer_days(connection: Connection, customer_id: str, event_name: st
 
 
 async def customer_hours(connection: Connection, customer_id: str, event_name: str, since: datetime, until: datetime) -> list[Any]:
-    """Return hour, acknowledged, last answer, open rows and one window of each hour of a customer's meter."""
+    """Return hour, acknowledged, last answer, open rows and one window of each hour of a customer's meter.
+
+    And its subscriptions, and at how many instants its usage is stamped: more than one where a period ends within it.
+    """
     rows: list[Any] = await connection.fetch(
-        "select date_trunc('hour', event_time, 'UTC') as hour, "
+        "select date_trunc('hour', l.event_time, 'UTC') as hour, "
         "coalesce(sum(credited) filter (where state = 'acknowledged'), 0)::bigint as acknowledged, max(answered_at) as answered_at, "
         "count(*) filter (where state in ('intent', 'sent', 'unknown')) as open, max(stripe_meter_id) as stripe_meter_id, "
-        "(array_agg(window_id order by event_time, window_id))[1] as window_id, min(event_time) as event_time, max(revision) as revision "
-        "from ledger where stripe_customer_id = $1 and event_name = $2 and event_time >= $3 and event_time < $4 group by 1 order by 1",
+        "(array_agg(l.window_id order by l.event_time, l.window_id))[1] as window_id, min(l.event_time) as event_time, "
+        "max(l.revision) as revision, count(distinct l.event_time) as times, array_agg(distinct w.subscription_id) as subscriptions "
+        "from ledger l join usage_window w using (window_id) where l.stripe_customer_id = $1 and l.event_name = $2 "
+        "and l.event_time >= $3 and l.event_time < $4 group by 1 order by 1",
         customer_id,
         event_name,
         since,

@@ -24,9 +24,7 @@ async def repair(stations: Stations, found: Reconciled, since: datetime, until: 
     causes = {one.difference.cause for one in found.found}
     said = []
     if "overdue" in causes:
-        async with stations.pool.acquire() as connection, connection.transaction():
-            windows = await store.pull_all(connection, stations.clocks.now, found.subscription_id)
-        said.append(f"{windows} totals that were overdue are sent now")
+        said += await _send_overdue(stations, found)
     said += await _tell_again(stations, found)
     said += await _close_again(stations, found, since, until)
     for one in found.found:
@@ -43,6 +41,17 @@ async def repair(stations: Stations, found: Reconciled, since: datetime, until: 
 
 def _unsure(found: Reconciled) -> set[datetime]:
     return {one.day for one in found.meters if is_unsure(one)}
+
+
+async def _send_overdue(stations: Stations, found: Reconciled) -> list[str]:
+    """Send what waits here, but no total that is higher than the collector's or that is not what the events add up to."""
+    overdue = {one.difference.day for one in found.found if one.difference.cause == "overdue"}
+    wrong = _unsure(found) | {one.day for one in found.meters if one.told > (one.windows or 0)}
+    async with stations.pool.acquire() as connection, connection.transaction():
+        windows = await store.pull_days(connection, stations.clocks.now, found.subscription_id, sorted(overdue - wrong))
+    text = "overdue, but its totals are not those of the collector's windows and events, so they are not sent: put them right first"
+    said = [f"{day:%Y-%m-%d}: {text}" for day in sorted(overdue & wrong)]
+    return [*said, f"{windows} totals that were overdue are sent now"] if windows else said
 
 
 async def _tell_again(stations: Stations, found: Reconciled) -> list[str]:
@@ -105,10 +114,12 @@ async def _resend(stations: Stations, found: Reconciled, product_id: str, meter_
         place = next((row for row in rows if (row["product_id"], row["meter_id"]) == (product_id, meter_id)), None)
         if facts is None or place is None or facts["stripe_customer_id"] is None:
             return [f"{head}: nothing of this subscription was reported on that day"]
-        if await _is_invoiced(connection, found.subscription_id, product_id, meter_id, day):
-            return [f"{head}: its invoice is final, so sending it again would bill nothing; correct it with `turnpike usage adjust`"]
         customer = facts["stripe_customer_id"]
         hours = await reconciliation_store.customer_hours(connection, customer, place["event_name"], day, day + DAY)
+        for name in sorted({found.subscription_id, *(name for row in hours for name in row["subscriptions"])}):
+            if await _is_invoiced(connection, name, product_id, meter_id, day):
+                whose = "its invoice" if name == found.subscription_id else f"the invoice of {name}, of the same customer and meter,"
+                return [f"{head}: {whose} is final, so sending it again would bill nothing; correct it with `turnpike usage adjust`"]
     if day < stations.clocks.now - STRIPE_TAKES:
         return [f"{head}: older than Stripe takes (35 days); correct it with `turnpike usage adjust`"]
     try:
@@ -134,11 +145,18 @@ async def _is_invoiced(connection: Connection, subscription_id: str, product_id:
 async def _resend_hours(
     stations: Stations, hours: Iterable[Mapping[str, Any]], sums: Mapping[datetime, int], customer: str, event_name: str
 ) -> list[str]:
-    said = []
-    for row in hours:
-        hour = row["hour"].astimezone(UTC)
+    said: list[str] = []
+    known = {row["hour"].astimezone(UTC): row for row in hours}
+    for hour, there in sorted(sums.items()):
+        if there > (known[hour]["acknowledged"] if hour in known else 0):
+            text = "somebody may have moved usage there, or its answer is on its way, so nothing of this day is sent again"
+            return [f"Stripe has more of the hour from {hour:%H:%M} than it acknowledged: {text}"]
+    for hour, row in known.items():
         short = row["acknowledged"] - sums.get(hour, 0)
         if short <= 0:
+            continue
+        if row["times"] > 1:
+            said.append(f"{hour:%H:%M} is an hour in which a period ended: nobody can say which of the two it is missing from")
             continue
         if row["open"] or (row["answered_at"] is not None and stations.clocks.wall - row["answered_at"] < stations.clocks.summary_lag):
             said.append(f"{hour:%H:%M} has answers on their way: try again in {stations.clocks.summary_lag}")

@@ -1,7 +1,7 @@
 """Tables and queries of what is known: subscriptions, meters, windows, closed segments and periods. The ledger is in `ledger.py`."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
@@ -149,6 +149,19 @@ async def pull_closed(connection: Connection, now: datetime) -> None:
         "and w.event_time < p.period_end and w.due_at > $1",
         now,
     )
+
+
+async def pull_days(connection: Connection, now: datetime, subscription_id: str, days: Sequence[datetime]) -> int:
+    """Make due now what is not reported of a subscription's UTC days, also what nothing would ever send; returns how many windows."""
+    tag = await connection.execute(
+        "update usage_window set due_at = least(due_at, $1) where subscription_id = $2 "
+        "and date_trunc('day', event_time, 'UTC') = any($3::timestamptz[]) "
+        "and (due_at is not null or (total <> recorded and billable is distinct from false))",
+        now,
+        subscription_id,
+        days,
+    )
+    return int(tag.split()[-1])
 
 
 async def pull_all(connection: Connection, now: datetime, subscription_id: str | None) -> int:
