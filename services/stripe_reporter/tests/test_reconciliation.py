@@ -377,7 +377,7 @@ async def test_a_total_that_somebody_raised_here_is_never_sent_by_a_repair(scene
     await scene.pool.execute("update usage_window set total = 107")
     assert {("windows-told", "not_told", 7), ("told-ledger", "overdue", -7)} <= set(await scene.causes())
     said = await scene.repair()
-    assert any("overdue, but its totals are not those of the collector" in line for line in said)
+    assert any("overdue, but its totals are not what the events add up to" in line for line in said)
     assert "1 totals are published again by the collector" in said
     await scene.report()
     assert stripe.total() == 100
@@ -385,6 +385,19 @@ async def test_a_total_that_somebody_raised_here_is_never_sent_by_a_repair(scene
     assert any("overdue, but" in line for line in await scene.repair())
     await scene.report()
     assert stripe.total() == 100
+
+
+async def test_overdue_totals_are_sent_although_somebody_altered_the_collectors_window(
+    scene: Scene, publish: Publish, facts: Facts, stripe: StripeStandIn
+) -> None:
+    await publish(facts.usage(140, revision=2))
+    await scene.pool.execute("update usage_window set due_at = null")
+    scene.collector.counted(140, windows=147)
+    said = await scene.repair()
+    assert "1 totals that were overdue are sent now" in said
+    assert any("not told: put them right first" in line for line in said)
+    await scene.report()
+    assert stripe.total() == 140
 
 
 async def test_usage_that_somebody_moved_to_another_hour_is_not_sent_again(scene: Scene, stripe: StripeStandIn) -> None:

@@ -44,12 +44,12 @@ def _unsure(found: Reconciled) -> set[datetime]:
 
 
 async def _send_overdue(stations: Stations, found: Reconciled) -> list[str]:
-    """Send what waits here, but no total that is higher than the collector's or that is not what the events add up to."""
+    """Send what waits here, but no total that is higher than what the events add up to, or than anybody can say."""
     overdue = {one.difference.day for one in found.found if one.difference.cause == "overdue"}
-    wrong = _unsure(found) | {one.day for one in found.meters if one.told > (one.windows or 0)}
+    wrong = {one.day for one in found.meters if one.told and (one.counted is None or one.told > one.counted)}
     async with stations.pool.acquire() as connection, connection.transaction():
         windows = await store.pull_days(connection, stations.clocks.now, found.subscription_id, sorted(overdue - wrong))
-    text = "overdue, but its totals are not those of the collector's windows and events, so they are not sent: put them right first"
+    text = "overdue, but its totals are not what the events add up to, so they are not sent: put them right first"
     said = [f"{day:%Y-%m-%d}: {text}" for day in sorted(overdue & wrong)]
     return [*said, f"{windows} totals that were overdue are sent now"] if windows else said
 
