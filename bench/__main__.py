@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import access, demo, footprint, rating
-from bench.usage import bad_input, growth, ingest, memory, outage, reporting, rolling, stream, takeover, visible
+from bench.usage import bad_input, growth, ingest, memory, outage, reconcile, reporting, rolling, stream, takeover, visible
 
 RESULTS = Path(__file__).parent / "results"
 WARM: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
@@ -26,6 +26,7 @@ USAGE: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "usage_rolling": lambda asked: rolling.measure(asked.runs, asked.events),
     "usage_memory": lambda asked: memory.measure(asked.events),
     "usage_outage": lambda asked: outage.measure(asked.runs),
+    "usage_reconcile": lambda asked: reconcile.measure(asked.events),
     "usage_reporting": lambda asked: reporting.measure(asked.runs),
 }
 ALL = WARM | USAGE

@@ -178,6 +178,7 @@ async def add_up(
 
     `rolled_up`: hours that have changed are left out: to read them means to read the events of everybody.
     """
+    await connection.execute("set local plan_cache_mode = force_custom_plan")  # one made for any number of keys takes twenty times as long
     changed = [row["hour"] for row in await connection.fetch(
         "select distinct hour from changed_hour where hour >= $1 and hour < $2 and (sids is null or sids && $3::text[]) order by 1",
         since, until, list(sids))]  # fmt: skip
