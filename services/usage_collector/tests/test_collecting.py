@@ -178,6 +178,27 @@ async def test_a_batch_that_fails_leaves_no_trace(pool: asyncpg.Pool, ready: Non
     assert await windows(pool) == {("sub-1", "calls", START, HOUR): (1, 1)}
 
 
+async def test_an_hour_that_grows_beyond_what_stripe_takes_stops_nobody_else(
+    pool: asyncpg.Pool, ready: None, collector: Collector, clock: FixedClock
+) -> None:
+    await collect(collector, clock, [call("a", START), call("b", START, sub="sub-2")])
+    await pool.execute(
+        "update usage_window set quantity = 999999999999999 where segment_id = (select id from segment where subscription_id = 'sub-1')"
+    )
+    later = START + timedelta(hours=1)
+    await collect(
+        collector,
+        clock,
+        [call("c", START), call("d", later), *(call(f"e{n}", START, sub="sub-2") for n in range(3)), call("unknown", START, sub="sub-9")],
+    )
+    assert (await outcomes(pool))["c"] == "rejected: total_too_large"
+    found = await windows(pool)
+    assert found["sub-1", "calls", START, HOUR + timedelta(hours=1)] == (1, 1)
+    assert found["sub-1", "calls", START, HOUR] == (999999999999999, 1)
+    assert found["sub-2", "calls", START, HOUR] == (4, 4)
+    assert (await outcomes(pool))["unknown"].startswith("held")
+
+
 async def test_days_beyond_the_retention_are_dropped_and_coming_days_are_made(
     pool: asyncpg.Pool, collector: Collector, clock: FixedClock
 ) -> None:

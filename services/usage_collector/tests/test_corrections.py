@@ -1,8 +1,9 @@
 """Adjustments and deletions: where they go before and after the close, what is refused, and that each is made once."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from billing_common.events import SubscriptionUpdated, UsageCollected, UsageCorrected, UsageThresholdReached
 from billing_common.testing import events_in_outbox
-from usage_collector import correction_store, corrections, publishing, routes_corrections
+from usage_collector import correction_store, corrections, publishing, routes_corrections, store
 from usage_collector.collecting import Collector
 from usage_collector.corrections import Adjustment, CorrectionRefusedError, Deletion, Made
 from usage_collector.reconciliation import reconcile
@@ -114,6 +115,35 @@ async def test_an_adjustment_that_makes_no_sense_is_refused_with_a_reason(
         await corrections.adjust(collector, wanted, now=clock.now())
     assert await hours(pool) == {12: 2, 13: 2}
     assert await told(pool) == []
+
+
+@pytest.mark.parametrize(
+    ("sub", "at"), [("sub-1", datetime(225, 11, 1, tzinfo=UTC)), ("nobody", START), ("sub-1", START + timedelta(days=1))]
+)
+async def test_an_adjustment_that_is_refused_or_only_tried_leaves_no_partition(
+    pool: asyncpg.Pool, ready: None, collector: Collector, clock: FixedClock, sub: str, at: datetime
+) -> None:
+    async with pool.acquire() as connection:
+        before = await store.partition_days(connection)
+        clock.instant = START + timedelta(days=2)
+        with contextlib.suppress(CorrectionRefusedError):
+            await corrections.adjust(collector, adjustment(5, at=at, subscription_id=sub), now=clock.now(), dry_run=True)
+        if sub == "nobody" or at < START:
+            with pytest.raises(CorrectionRefusedError):
+                await corrections.adjust(collector, adjustment(5, at=at, subscription_id=sub), now=clock.now())
+        assert await store.partition_days(connection) == before
+
+
+def test_days_of_early_years_have_names_that_can_be_read() -> None:
+    assert store.partition_of(date(225, 11, 1)) == "usage_event_02251101"
+
+
+async def test_an_adjustment_beyond_what_stripe_takes_in_an_hour_is_refused(
+    pool: asyncpg.Pool, ready: None, collector: Collector, clock: FixedClock
+) -> None:
+    await pool.execute("update usage_window set quantity = 999999999999999")
+    with pytest.raises(CorrectionRefusedError, match="an hour holds at most"):
+        await corrections.adjust(collector, adjustment(1), now=clock.now())
 
 
 async def test_an_adjustment_older_than_stripe_takes_is_refused_while_the_period_is_open(

@@ -182,6 +182,9 @@ async def test_doors_refuse_strangers_and_nonsense(ready: None, door: httpx.Asyn
 
 
 async def test_a_senders_key_is_shown_once(pool: asyncpg.Pool, door: httpx.AsyncClient) -> None:
+    for ours in ("apim", "apim/reports", "turnpike", "turnpike/corrections"):
+        refused = await door.post("/v1/senders", json={"name": "G", "source": ours})
+        assert (refused.status_code, "Turnpike's own" in refused.text) == (422, True)
     made = await door.post("/v1/senders", json={"name": "G", "source": "/gw", "subscriptions": ["sub-1"]})
     assert made.status_code == 201
     listed = (await door.get("/v1/senders")).json()["senders"]

@@ -14,6 +14,7 @@ WORDS: Mapping[str, str] = {
     "in_the_future": "dated in the future",
     "unknown_meter": "names a meter that the product does not have",
     "quantity_too_large": "larger than what is taken",
+    "total_too_large": "would make its hour larger than what Stripe takes",
     "subscription_ended": "after the subscription had ended",
     "deleted": "deleted by a correction",
     "late": "came after its period was closed: kept for a person",

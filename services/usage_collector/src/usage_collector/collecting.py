@@ -18,6 +18,7 @@ from usage_collector.observing import Observation
 log = structlog.get_logger(__name__)
 SETTLE_SUBSCRIPTIONS = 50
 SETTLE_PAGE = 2000
+FULL = "total_too_large"
 COLLISIONS = (asyncpg.UniqueViolationError, asyncpg.DeadlockDetectedError)  # somebody else added one of the same events just now
 
 
@@ -61,10 +62,42 @@ class Collector:
         except COLLISIONS:
             metrics.COLLISIONS.inc()
             tally, new_refused = await self._write(taken, repeated, refused, now, alone=True)
+        except asyncpg.CheckViolationError:
+            await self._collect_by_window(taken, repeated, refused, now)
+            return
         self._count(seen, tally, len(taken) - sum(tally.values()) + len(repeated) + len(refused) - new_refused)
         if refused:
             metrics.OUTCOMES.labels(refused[0][0].origin, "rejected", refused[0][1]).inc(new_refused)
             log.warning("events refused for their time", events=len(refused), reason=refused[0][1], source=refused[0][0].source)
+
+    async def _collect_by_window(
+        self, taken: Sequence[Observation], repeated: Sequence[Observation], refused: Sequence[tuple[Observation, str]], now: datetime
+    ) -> None:
+        """Store a batch in which some hour of some key grows beyond what a window takes: halve it until that is alone, and refuse it."""
+        groups: dict[tuple[str, date, int], list[Observation]] = {}
+        for one in taken:
+            groups.setdefault((one.sid, one.day, one.at.hour), []).append(one)
+        await self._store_refused([*refused, *((one, FULL) for one in await self._store_groups(list(groups.values()), repeated, now))], now)
+
+    async def _store_groups(
+        self, groups: Sequence[Sequence[Observation]], repeated: Sequence[Observation], now: datetime
+    ) -> list[Observation]:
+        """Store all groups that fit; returns the events of the others."""
+        taken = [one for group in groups for one in group]
+        try:
+            tally, _ = await self._write(taken, repeated, (), now, alone=True)
+        except asyncpg.CheckViolationError:
+            if len(groups) == 1:
+                return taken
+            half = len(groups) // 2
+            return [*await self._store_groups(groups[:half], repeated, now), *await self._store_groups(groups[half:], (), now)]
+        self._count([*taken, *repeated], tally, len(taken) - sum(tally.values()) + len(repeated))
+        return []
+
+    async def _store_refused(self, refused: Sequence[tuple[Observation, str]], now: datetime) -> None:
+        _, new = await self._write((), (), refused, now)
+        metrics.OUTCOMES.labels(refused[0][0].origin, "rejected", refused[-1][1]).inc(new)
+        log.warning("events refused", events=len(refused), reason=refused[-1][1], source=refused[-1][0].source)
 
     async def _write(
         self,

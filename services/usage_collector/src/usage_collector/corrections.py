@@ -5,6 +5,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Literal
 from uuid import UUID
 
+import asyncpg
 import structlog
 
 from billing_common.db import Connection
@@ -85,7 +86,8 @@ async def adjust(collector: Collector, wanted: Adjustment, *, now: datetime, dry
     """Add to the window of an open segment, or to what moves the invoice of a closed one. Raises CorrectionRefusedError."""
     if wanted.at > now:
         raise CorrectionRefusedError(f"`at` lies in the future: it is {now:%Y-%m-%d %H:%M:%S} UTC")
-    await collector.ensure_partitions({wanted.at.astimezone(UTC).date()})
+    if not dry_run:
+        await _make_room(collector, wanted)
     async with collector.pool.acquire() as connection, connection.transaction():
         account = await _lock(connection, wanted.subscription_id)
         if known := await correction_store.find(connection, wanted.id):
@@ -102,10 +104,21 @@ async def adjust(collector: Collector, wanted: Adjustment, *, now: datetime, dry
         made = await _weigh(connection, correction, place, reported=account.reported, now=now, dry_run=dry_run)
         if not dry_run:
             if not place.closed:
-                await event_store.add_events(connection, [_as_event(wanted, place)])
+                try:
+                    await event_store.add_events(connection, [_as_event(wanted, place)])
+                except asyncpg.CheckViolationError:
+                    raise CorrectionRefusedError("an hour holds at most 999,999,999,999,999: Stripe takes no more") from None
             await write(connection, made, account.account_id)
     _log(made)
     return made
+
+
+async def _make_room(collector: Collector, wanted: Adjustment) -> None:
+    """Make the partition of the day of an adjustment that will stand among the events of an open segment, and of no other day."""
+    async with collector.pool.acquire() as connection:
+        place = await correction_store.place_of(connection, wanted.subscription_id, wanted.at)
+    if place is not None and not place.closed:
+        await collector.ensure_partitions({wanted.at.astimezone(UTC).date()})
 
 
 async def delete(collector: Collector, wanted: Deletion, *, now: datetime, dry_run: bool = False) -> Made:

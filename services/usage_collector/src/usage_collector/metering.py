@@ -20,7 +20,7 @@ Counting = Sequence[tuple[str, Meter]]  # meter id and meter, of those that coun
 T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)
 
-COUNTED_MAX = 10**15  # of one event: the sum of a window must fit into 64 bits
+COUNTED_MAX = 10**12  # of one event: the sum of a window must fit into what Stripe takes, 15 digits
 STRIPE_TAKES = timedelta(days=35)  # the age of usage
 REPORTED_IN = timedelta(hours=2)  # a window is reported by the begin of its hour, and not in the same second
 BLOCKED = frozenset({401, 403, 429})

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import structlog
 from fastapi import APIRouter, Depends, HTTPException, Query, Request
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator
 
 from billing_common.internal_auth import Caller, require_scope
 from usage_collector import sender_notes, sender_store, subscription_store, window_store
@@ -17,6 +17,7 @@ from usage_collector.senders import new_key
 log = structlog.get_logger(__name__)
 router = APIRouter()
 RANGE_MAX = timedelta(days=400)
+OWN_SOURCES = ("apim", "turnpike")
 REJECTED_SHOWN = timedelta(days=30)
 From = Annotated[AwareDatetime, Query(alias="from")]
 
@@ -31,6 +32,14 @@ class SenderRequest(BaseModel):
         min_length=1, max_length=200, pattern=r"^[^\s\x00]*[^\s\x00/]$", description="CloudEvents source, with all below it"
     )
     subscriptions: list[Annotated[str, Field(min_length=1, max_length=256)]] | None = Field(default=None, max_length=10000)
+
+    @field_validator("source")
+    @classmethod
+    def _not_ours(cls, source: str) -> str:
+        """Ids are told apart by source: who speaks for one of Turnpike's own could have a gateway's call taken for a repetition."""
+        if source.partition("/")[0] in OWN_SOURCES:
+            raise ValueError(f"{', '.join(OWN_SOURCES)} and all below them are Turnpike's own: name the sender's, e.g. /gateways/orders")
+        return source
 
 
 class Span(BaseModel):

@@ -45,12 +45,16 @@ async def partition_days(connection: Connection) -> set[date]:
 
 
 def partition_of(day: date) -> str:
-    return f"usage_event_{day:%Y%m%d}"
+    return f"usage_event_{_name(day)}"
 
 
 def meter_partition_of(day: date) -> str:
     """Name the partition of the further meters of a day's events."""
-    return f"usage_event_meter_{day:%Y%m%d}"
+    return f"usage_event_meter_{_name(day)}"
+
+
+def _name(day: date) -> str:
+    return day.isoformat().replace("-", "")  # strftime leaves out the first digits of early years
 
 
 async def add_partition(connection: Connection, day: date) -> None:
