@@ -12,7 +12,7 @@ from billing_common.events import SubscriptionUpdated
 from usage_collector import publishing, report_store
 from usage_collector.apim_gateway import report_filter
 from usage_collector.collecting import Collector
-from usage_collector.report_polling import ReportPolling, growth
+from usage_collector.report_polling import ReportPolling, growth, parts_of
 from usage_collector.settings import Settings
 
 from .conftest import CATALOGUE, FEBRUARY, START, FixedClock, Publish, call, catalogue_applied, collect, outcomes, state, windows
@@ -32,7 +32,8 @@ class Reports:
     async def ask(self, since: datetime, until: datetime, sid: str | None = None) -> dict[str, int]:
         assert (until - since == timedelta(hours=1)) == (sid is None)
         self.asked.append(since)
-        return self.calls.get(since, {}) if sid is None else {sid: self.parts[since]}
+        of_hour = self.calls.get(since.replace(minute=0), {})
+        return of_hour if sid is None else {sid: self.parts.get(since, of_hour.get(sid, 0))}
 
 
 @pytest.fixture
@@ -111,6 +112,45 @@ async def test_an_hour_in_which_the_plan_changed_is_asked_for_in_parts(
     found = await windows(pool)
     assert found[("sub-1", "calls", START, HOUR)] == (6, 1), "one call of the new plan was counted before the change was known"
     assert found[("sub-1", "calls", changed_at, HOUR)] == (3, 1)
+
+
+def handed_over(first: str, second: str) -> dict[str, Any]:
+    """Return a catalogue whose products payg and hybrid are counted by different sources."""
+    document: dict[str, Any] = deepcopy(CATALOGUE)
+    for product, source in zip(document["products"][:2], (first, second), strict=True):
+        product["source"] = source
+    document["products"][1]["price"]["usage"].pop()
+    del document["meters"]["traffic"]
+    del document["meters"]["calls"]["weights"]
+    return document
+
+
+@pytest.mark.parametrize("sources", [("stream", "reports"), ("reports", "stream")])
+async def test_an_hour_that_one_source_hands_over_to_another_is_billed_once(
+    pool: asyncpg.Pool, collector: Collector, clock: FixedClock, publish: Publish, sources: tuple[str, str]
+) -> None:
+    """10 calls before the change and 7 from it on: two of them in its very second and the one before."""
+    await publish(catalogue_applied(handed_over(*sources)))
+    await publish(state())
+    changed_at = START + timedelta(minutes=15)
+    await publish(state(SubscriptionUpdated, revision=2, product_id="hybrid", occurred_at=changed_at))
+    before = [call(f"before-{n}", changed_at - timedelta(milliseconds=1 + 60_000 * n)) for n in range(10)]
+    calls = [*before, *(call(f"after-{n}", changed_at + timedelta(minutes=n)) for n in range(7))]
+    await collect(collector, clock, calls)
+
+    async def ask(since: datetime, until: datetime, sid: str | None = None) -> dict[str, int]:
+        found = sum(since <= one.at < until for one in calls)
+        return {"sub-1": found} if found else {}
+
+    polling = ReportPolling(pool, collector, ask, clock=clock, interval=timedelta(minutes=5), overlap=timedelta(hours=3), lag=LAG)
+    for _ in range(3):
+        await polling.read_round(now=clock.now())
+    billed = {started_at: quantity for (_, _, started_at, _), (quantity, _) in (await windows(pool)).items()}
+    assert billed == {START: 10, changed_at: 7}
+
+
+def test_a_segment_without_a_second_in_the_hour_has_no_part_of_it() -> None:
+    assert parts_of(HOUR, [(START, START)]) == []
 
 
 @pytest.mark.parametrize(

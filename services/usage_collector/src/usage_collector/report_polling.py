@@ -39,8 +39,13 @@ def parts_of(bucket: datetime, stretches: Sequence[tuple[datetime, datetime | No
     """Cut an hour where one segment follows another."""
     end = bucket + BUCKET
     spans = [(max(started_at, bucket), min(ended_at or end, end)) for started_at, ended_at in stretches]
-    spans = [(since, until) for since, until in spans if since < until] or spans[:1]
+    spans = [(since, until) for since, until in spans if since < until]
     return [Part(since if place else bucket, since, until) for place, (since, until) in enumerate(spans)]
+
+
+def is_whole(bucket: datetime, parts: Sequence[Part]) -> bool:
+    """Tell whether an hour lies in one segment. Where not, the rest of it may be another source's to count."""
+    return [(part.since, part.until) for part in parts] == [(bucket, bucket + BUCKET)]
 
 
 def growth(calls: Sequence[int], counted: Sequence[int]) -> list[int]:
@@ -129,7 +134,7 @@ class ReportPolling:
             return 0
         calls = await self._ask(bucket, bucket + BUCKET, None)
         seen = {sid: parts_of(bucket, stretches[sid]) for sid in calls if sid in stretches}
-        answers = {sid: [calls[sid]] if len(parts) == 1 else await self._ask_parts(sid, parts) for sid, parts in seen.items()}
+        answers = {sid: [calls[sid]] if is_whole(bucket, parts) else await self._ask_parts(sid, parts) for sid, parts in seen.items()}
         await self._collector.ensure_partitions({bucket.date()})
         async with self._pool.acquire() as connection, connection.transaction():
             await report_store.lock(connection)
