@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import structlog
 import uvicorn
 
+from billing_common.header_limit import LimitedHeads
+
 log = structlog.get_logger(__name__)
 GARBAGE = (50_000, 20, 50)  # objects until the youngest are looked through for cycles, and how often the older ones are
 
@@ -28,9 +30,7 @@ class Door(NamedTuple):
 async def serve(service: str, doors: Sequence[Door], running: AbstractAsyncContextManager[Any]) -> None:
     """Serve all doors while `running` is entered, until SIGTERM or SIGINT; then stop in order."""
     sockets = [_bind(service, door) for door in doors]
-    servers = [
-        _Server(uvicorn.Config(door.app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=10)) for door in doors
-    ]
+    servers = [_Server(door_config(door.app)) for door in doors]
     asked = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, asked.set)
@@ -51,6 +51,11 @@ async def _serve(servers: "list[_Server]", sockets: list[socket.socket], running
     async with running:
         log.info("serving", ports=[bound.getsockname()[1] for bound in sockets])
         await asyncio.gather(*(server.serve(sockets=[bound]) for server, bound in zip(servers, sockets, strict=True)))
+
+
+def door_config(app: Any, **more: Any) -> uvicorn.Config:
+    """Return how an application is served."""
+    return uvicorn.Config(app, http=LimitedHeads, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=10, **more)
 
 
 class _Server(uvicorn.Server):
