@@ -13,17 +13,19 @@ import (
 const (
 	retryAfterMax = 5 * time.Minute
 	aheadReason   = "in_the_future"
+	aheadSlack    = 5 * time.Minute // the door takes what is so far ahead
+	aheadPauseMin = time.Minute
+	aheadPauseMax = time.Hour
 	refusedKey    = "the key is refused: give a valid one (turnpike senders add); all is kept until then"
 )
 
 type action string
 
 const (
-	actionDone         action = "done"         // remove the batch; its refusals are kept aside
+	actionDone         action = "done"         // remove the batch; its refusals are kept aside, those ahead of the door's clock wait
 	actionSplit        action = "split"        // something in it is poison: send halves
 	actionRetry        action = "retry"        // later, as it is
 	actionUnauthorized action = "unauthorized" // the key is refused
-	actionAhead        action = "ahead"        // this machine's clock is
 )
 
 // refusal is one event the door will never take; place is its place in the batch.
@@ -33,10 +35,12 @@ type refusal struct {
 }
 
 type verdict struct {
-	action   action
-	refusals []refusal
-	wait     time.Duration
-	problem  string
+	action     action
+	refusals   []refusal
+	ahead      []refusal
+	answeredAt time.Time // the door's clock
+	wait       time.Duration
+	problem    string
 }
 
 type answer struct {
@@ -47,13 +51,15 @@ type answer struct {
 }
 
 // judge returns what an HTTP answer means for a batch of so many events.
-func judge(status int, retryAfterHeader string, body []byte, events int, now time.Time) verdict {
+func judge(status int, headers http.Header, body []byte, events int, now time.Time) verdict {
 	var found answer
 	if json.Unmarshal(body, &found) != nil {
 		found = answer{}
 	}
 	if (status == 202 || status == 403 || status == 422) && found.Results != nil {
-		return byEvent(found, events)
+		decided := byEvent(found, events)
+		decided.answeredAt = doorTime(headers.Get("Date"), now)
+		return decided
 	}
 	code := found.Error.Code
 	if status == 401 || status == 403 {
@@ -66,7 +72,7 @@ func judge(status int, retryAfterHeader string, body []byte, events int, now tim
 		}
 		return verdict{action: actionDone, refusals: []refusal{{0, code, found.Error.Message}}}
 	}
-	return verdict{action: actionRetry, wait: retryAfter(retryAfterHeader, now), problem: strings.TrimSuffix(fmt.Sprintf("HTTP %d: %s", status, code), ": ")}
+	return verdict{action: actionRetry, wait: retryAfter(headers.Get("Retry-After"), now), problem: strings.TrimSuffix(fmt.Sprintf("HTTP %d: %s", status, code), ": ")}
 }
 
 func byEvent(found answer, events int) verdict {
@@ -78,7 +84,7 @@ func byEvent(found answer, events int) verdict {
 	for place, result := range results {
 		switch {
 		case result.Status == "rejected" && result.Reason == aheadReason:
-			return verdict{action: actionAhead, problem: "the door says that this machine's clock is ahead"}
+			decided.ahead = append(decided.ahead, refusal{place, result.Reason, result.Message})
 		case result.Status == "rejected":
 			decided.refusals = append(decided.refusals, refusal{place, result.Reason, result.Message})
 		case result.Status != "accepted":
@@ -86,6 +92,20 @@ func byEvent(found answer, events int) verdict {
 		}
 	}
 	return decided
+}
+
+// doorTime returns the door's clock as its header Date says, or this machine's where there is none.
+func doorTime(date string, now time.Time) time.Time {
+	if found, err := http.ParseTime(date); err == nil {
+		return found
+	}
+	return now
+}
+
+// aheadPause returns how long an event ahead of the door's clock waits: 1 to 60 minutes; false: it is too far ahead to wait.
+func aheadPause(at, answeredAt time.Time, longest time.Duration) (time.Duration, bool) {
+	ahead := at.Sub(answeredAt)
+	return min(max(ahead-aheadSlack, aheadPauseMin), aheadPauseMax), ahead <= longest
 }
 
 // retryAfter returns what a Retry-After header asks for (a number or a date), at most five minutes; 0 when it says nothing.

@@ -15,12 +15,12 @@ const (
 	batchType      = "application/cloudevents-batch+json"
 	gzipFrom       = 1024
 	answerBytesMax = 4 << 20
-	aheadPause     = time.Minute
+	aheadProblem   = "the door says that this machine's clock is ahead: such events wait, the others are sent"
 	adoptEvery     = 2 * time.Second
 	expiredReason  = "expired_in_spool"
 )
 
-var states = map[action]string{actionRetry: "retrying", actionUnauthorized: "unauthorized", actionAhead: "clock_ahead"}
+var states = map[action]string{actionRetry: "retrying", actionUnauthorized: "unauthorized"}
 
 // sender sends the oldest events first, and removes them only once the door has answered for each of them.
 type sender struct {
@@ -29,6 +29,8 @@ type sender struct {
 	reports   *reports
 	client    http.Client
 	attempt   int
+	ahead     [][]byte // of the batch that is being sent, what is ahead of the door's clock
+	aheadFor  time.Duration
 	adoptedAt time.Time
 	stopping  chan time.Time
 	stopAt    time.Time
@@ -88,16 +90,24 @@ func (s *sender) turn() (time.Duration, bool, error) {
 	s.measure()
 	if len(found.events)+len(found.damaged) == 0 {
 		s.attempt = 0
-		s.state("idle")
+		if s.spool.holds() {
+			s.state("clock_ahead")
+		} else {
+			s.state("idle")
+		}
 		return s.options.Flush, true, nil
 	}
 	events, err := s.sort(found)
 	if err != nil {
 		return 0, false, err
 	}
+	s.ahead, s.aheadFor = nil, aheadPauseMax
 	pause, err := s.send(events)
 	if err != nil || s.attempt > 0 {
 		return pause, false, err
+	}
+	if err := s.hold(); err != nil {
+		return 0, false, err
 	}
 	found.take()
 	if found.more {
@@ -115,8 +125,7 @@ func (s *sender) sort(found batch) ([][]byte, error) {
 	oldest := s.options.Clock().Add(-s.options.SpoolAgeMax)
 	var young [][]byte
 	for _, body := range found.events {
-		var one struct{ Time time.Time }
-		if json.Unmarshal(body, &one) == nil && one.Time.Before(oldest) {
+		if at := timeOf(body); !at.IsZero() && at.Before(oldest) {
 			refused = append(refused, aside{body, expiredReason, "it waited in the spool for too long"})
 			continue
 		}
@@ -132,7 +141,7 @@ func (s *sender) send(events [][]byte) (time.Duration, error) {
 	s.state("sending")
 	decided := s.post(events)
 	if decided.action == actionDone {
-		return 0, s.finish(events, decided.refusals)
+		return 0, s.finish(events, decided)
 	}
 	s.reports.error(string(decided.action), decided.problem)
 	if decided.action == actionSplit {
@@ -145,27 +154,52 @@ func (s *sender) send(events [][]byte) (time.Duration, error) {
 	}
 	s.reports.count(func(stats *Stats) { stats.Retries++ })
 	s.state(states[decided.action])
-	switch decided.action {
-	case actionUnauthorized:
+	if decided.action == actionUnauthorized {
 		return s.backoff(s.options.UnauthorizedPause), nil
-	case actionAhead:
-		return s.backoff(aheadPause), nil
-	default:
-		return s.backoff(decided.wait), nil
 	}
+	return s.backoff(decided.wait), nil
 }
 
-func (s *sender) finish(events [][]byte, refusals []refusal) error {
+// finish counts what was answered. What is ahead of the door's clock waits, so that it stands in nobody's way; too far ahead is refused.
+func (s *sender) finish(events [][]byte, decided verdict) error {
 	s.attempt = 0
-	refused := make([]aside, len(refusals))
-	for place, one := range refusals {
-		refused[place] = aside{events[one.place], one.reason, one.message}
+	var refused []aside
+	for _, one := range decided.refusals {
+		refused = append(refused, aside{events[one.place], one.reason, one.message})
+	}
+	waiting := 0
+	for _, one := range decided.ahead {
+		body := events[one.place]
+		pause, waits := aheadPause(timeOf(body), decided.answeredAt, s.options.SpoolAgeMax)
+		if !waits {
+			refused = append(refused, aside{body, one.reason, one.message})
+			continue
+		}
+		s.ahead, s.aheadFor = append(s.ahead, body), min(s.aheadFor, pause)
+		waiting++
 	}
 	if err := s.setAside(refused); err != nil {
 		return err
 	}
-	s.reports.count(func(stats *Stats) { stats.Accepted += int64(len(events) - len(refused)) })
+	s.reports.count(func(stats *Stats) { stats.Accepted += int64(len(events) - len(refused) - waiting) })
 	return nil
+}
+
+// hold has what is ahead of the door's clock wait in a segment of its own.
+func (s *sender) hold() error {
+	if len(s.ahead) == 0 {
+		return nil
+	}
+	s.reports.count(func(stats *Stats) { stats.Retries++ })
+	s.reports.error("ahead", aheadProblem)
+	return s.spool.hold(s.ahead, time.Now().Add(s.aheadFor))
+}
+
+// timeOf returns an event's time; the zero time where it has none.
+func timeOf(body []byte) time.Time {
+	var one struct{ Time time.Time }
+	_ = json.Unmarshal(body, &one)
+	return one.Time
 }
 
 func (s *sender) post(events [][]byte) verdict {
@@ -192,7 +226,7 @@ func (s *sender) post(events [][]byte) verdict {
 	if err != nil {
 		return verdict{action: actionRetry, problem: "the answer broke off"}
 	}
-	return judge(answered.StatusCode, answered.Header.Get("Retry-After"), text, len(events), time.Now())
+	return judge(answered.StatusCode, answered.Header, text, len(events), time.Now())
 }
 
 func pack(body []byte) []byte {

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"sync"
 	"syscall"
+	"time"
 )
 
 const segmentBytesMax = 1 << 20
@@ -37,6 +38,7 @@ type spool struct {
 	segments []*segment // what this process has to send, oldest first
 	active   *segment   // the one it writes
 	file     *os.File
+	held     []*heldSegment // what is ahead of the door's clock
 }
 
 type segment struct {
@@ -112,6 +114,7 @@ func (s *spool) append(events [][]byte) error {
 func (s *spool) read(eventsMax, bytesMax int) (batch, error) {
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
+	s.release(time.Now())
 	for len(s.segments) > 0 {
 		first := s.segments[0]
 		lines, err := linesOf(first)

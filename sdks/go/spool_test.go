@@ -1,14 +1,20 @@
 package turnpike
 
 import (
+	"compress/gzip"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"reflect"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -230,5 +236,101 @@ func TestEventsThatWaitedForTooLongAreSetAsideNotLost(t *testing.T) {
 	must(t, err)
 	if !strings.Contains(string(text), expiredReason) || len(text) > 400 {
 		t.Fatalf("%d bytes: %s", len(text), text)
+	}
+}
+
+// refusing is a door that refuses what is ahead of its clock, and counts how often it saw each event.
+func refusing(t *testing.T, now func() time.Time, seen map[string]int) *httptest.Server {
+	t.Helper()
+	door := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body := io.Reader(r.Body)
+		if r.Header.Get("Content-Encoding") == "gzip" {
+			body, _ = gzip.NewReader(r.Body)
+		}
+		var events []event
+		_ = json.NewDecoder(body).Decode(&events)
+		results := []map[string]string{}
+		for _, one := range events {
+			seen[one.ID]++
+			if at, _ := time.Parse(time.RFC3339, one.Time); at.After(now().Add(5 * time.Minute)) {
+				results = append(results, map[string]string{"status": "rejected", "reason": aheadReason})
+			} else {
+				results = append(results, map[string]string{"status": "accepted"})
+			}
+		}
+		w.Header().Set("Date", now().UTC().Format(http.TimeFormat))
+		w.WriteHeader(http.StatusAccepted)
+		_ = json.NewEncoder(w).Encode(map[string]any{"results": results})
+	}))
+	t.Cleanup(door.Close)
+	return door
+}
+
+func at(id int, when time.Time) []byte {
+	return fmt.Appendf(nil, `{"id":"%d","subject":"sub-1","time":"%s","data":{}}`, id, when.UTC().Format(instantLayout))
+}
+
+func TestOneEventWithATimeAheadWaitsAndStandsInNobodysWay(t *testing.T) {
+	var ahead atomic.Int64
+	now := func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
+	seen := map[string]int{}
+	options := awayOptions(t)
+	options.URL, options.BatchEventsMax = refusing(t, now, seen).URL, 5
+	complete, err := options.complete()
+	must(t, err)
+	told := newReports(complete)
+	s := openSpool(t, options.SpoolFolder, 1<<30)
+	must(t, s.append([][]byte{at(1, time.Now().Add(30*day)), at(2, time.Now().Add(400*day))}))
+	for id := 3; id < 43; id++ {
+		must(t, s.append(bodies(id)))
+	}
+	turns := func(s *spool, accepted int64, state string) {
+		t.Helper()
+		sender := newSender(s, complete, told)
+		for range 12 {
+			if _, _, err := sender.turn(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if stats := told.copy(); stats.Accepted != accepted || stats.Rejected != 1 || stats.State != state {
+			t.Fatalf("%+v", stats)
+		}
+	}
+	turns(s, 40, "clock_ahead")
+	if found := ids(t, s.folder); found != "1" || seen["1"] != 1 || seen["2"] != 1 {
+		t.Fatalf("%s in the spool, %v", found, seen)
+	}
+	s.held[0].due = time.Now()
+	turns(s, 40, "clock_ahead")
+	if seen["1"] != 2 || s.bytes != int64(len(encode(at(1, time.Now())))) {
+		t.Fatalf("%v, %d bytes", seen, s.bytes)
+	}
+	must(t, s.close()) // as after a crash: another process finds it
+	ahead.Store(int64(30 * day))
+	turns(openSpool(t, s.folder, 1<<30), 41, "idle")
+	if found := ids(t, s.folder); found != "" {
+		t.Fatal(found)
+	}
+}
+
+func TestWhatIsAheadGathersInOneSegmentThatIsDueWithItsFirst(t *testing.T) {
+	s := openSpool(t, shortFolder(t), 1<<30)
+	must(t, s.append(bodies(1)))
+	now := time.Now()
+	must(t, s.hold(bodies(2), now.Add(time.Hour)))
+	must(t, s.hold(bodies(3), now.Add(time.Minute)))
+	must(t, s.hold(bodies(4), now.Add(time.Hour)))
+	if len(s.held) != 1 || !s.held[0].due.Equal(now.Add(time.Minute)) || ids(t, s.folder) != "1 2 3 4" {
+		t.Fatalf("%v, %s", s.held, ids(t, s.folder))
+	}
+	must(t, s.append(bodies(5)))
+	s.held[0].due = now
+	var order []string
+	for found := read(t, s, 10); len(found.events) > 0; found = read(t, s, 10) {
+		order = append(order, fmt.Sprint(len(found.events)))
+		found.take()
+	}
+	if ids(t, s.folder) != "" || s.bytes != 0 || strings.Join(order, " ") != "3 2" {
+		t.Fatalf("%s, %d, %v", ids(t, s.folder), s.bytes, order)
 	}
 }

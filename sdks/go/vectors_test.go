@@ -3,6 +3,7 @@ package turnpike
 import (
 	"encoding/json"
 	"errors"
+	"net/http"
 	"os"
 	"reflect"
 	"strings"
@@ -32,12 +33,19 @@ type vectors struct {
 		Body       json.RawMessage
 		Text       *string
 		RetryAfter string `json:"retry_after"`
+		Date       string
+		AnsweredAt time.Time `json:"answered_at"`
+		Ahead      []int
 		Action     action
 		Refusals   [][]any
 		Wait       float64 `json:"wait_seconds"`
 		Problem    string
 	}
-	Now     time.Time
+	Now   time.Time
+	Ahead []struct {
+		Time    time.Time
+		Seconds *float64
+	}
 	Backoff []struct {
 		Attempt                         int
 		First, Longest, Random, Seconds float64
@@ -157,9 +165,19 @@ func TestAnswers(t *testing.T) {
 			if vector.Text != nil {
 				body = []byte(*vector.Text)
 			}
-			decided := judge(vector.Status, vector.RetryAfter, body, vector.Events, found.Now)
+			decided := judge(vector.Status, http.Header{"Retry-After": {vector.RetryAfter}, "Date": {vector.Date}}, body, vector.Events, found.Now)
 			if decided.action != vector.Action || decided.wait.Seconds() != vector.Wait || len(decided.refusals) != len(vector.Refusals) {
 				t.Fatalf("%+v", decided)
+			}
+			if !vector.AnsweredAt.IsZero() && !decided.answeredAt.Equal(vector.AnsweredAt) {
+				t.Errorf("answered at %s", decided.answeredAt)
+			}
+			var ahead []int
+			for _, one := range decided.ahead {
+				ahead = append(ahead, one.place)
+			}
+			if !reflect.DeepEqual(ahead, vector.Ahead) {
+				t.Errorf("ahead: %v instead of %v", ahead, vector.Ahead)
 			}
 			if vector.Problem != "" && decided.problem != vector.Problem {
 				t.Errorf("%s instead of %s", decided.problem, vector.Problem)
@@ -171,6 +189,16 @@ func TestAnswers(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestPausesOfWhatIsAhead(t *testing.T) {
+	found := readVectors(t)
+	for _, vector := range found.Ahead {
+		pause, waits := aheadPause(vector.Time, found.Now, 34*day)
+		if waits != (vector.Seconds != nil) || (waits && pause.Seconds() != *vector.Seconds) {
+			t.Errorf("%s: %s, %v", vector.Time, pause, waits)
+		}
 	}
 }
 

@@ -4,18 +4,21 @@
 const RETRY_AFTER_MAX_SECONDS = 300
 const RETRY_CODES = new Set(['disconnected']) // 400 because the body did not arrive whole: nothing is wrong with it
 const AHEAD = 'in_the_future'
+const [AHEAD_SLACK_SECONDS, AHEAD_PAUSE_SECONDS, AHEAD_PAUSE_MAX_SECONDS] = [300, 60, 3600] // the door takes what is 5 minutes ahead
 const REFUSED = 'the key is refused: give a valid one (turnpike senders add); all is kept until then'
 const STATUSES = new Set(['accepted', 'rejected'])
 
 /**
- * Returns {action, refusals, waitSeconds, problem} for a batch of `events`.
+ * Returns {action, refusals, ahead, answeredAt, waitSeconds, problem} for a batch of `events`.
  *
- * done: remove it, its refusals are kept aside. split: something in it is poison, send halves. retry: later, as it is.
- * unauthorized: the key is refused. ahead: this machine's clock is.
+ * done: remove it, its refusals are kept aside, and those ahead of the door's clock (`answeredAt`) wait. split: something in it is
+ * poison, send halves. retry: later, as it is. unauthorized: the key is refused.
  */
-function judge(status, retryAfterHeader, body, { events, now }) {
+function judge(status, headers, body, { events, now }) {
   const answer = object(body)
-  if ((status === 202 || status === 403 || status === 422) && Array.isArray(answer.results)) return byEvent(answer.results, events)
+  if ((status === 202 || status === 403 || status === 422) && Array.isArray(answer.results)) {
+    return byEvent(answer.results, events, doorTime(headers.get('date') ?? '', now))
+  }
   const code = String(answer.error?.code ?? '')
   const message = String(answer.error?.message ?? '')
   if (status === 401 || status === 403) return verdict('unauthorized', { problem: `HTTP ${status}: ${REFUSED}` })
@@ -23,25 +26,36 @@ function judge(status, retryAfterHeader, body, { events, now }) {
     if (events > 1) return verdict('split', { problem: `HTTP ${status}: ${code}` })
     return verdict('done', { refusals: [{ place: 0, reason: code, message }] })
   }
-  const waitSeconds = retryAfter(retryAfterHeader ?? '', now)
+  const waitSeconds = retryAfter(headers.get('retry-after') ?? '', now)
   return verdict('retry', { waitSeconds, problem: `HTTP ${status}${code ? `: ${code}` : ''}` })
 }
 
-function byEvent(results, events) {
+function byEvent(results, events, answeredAt) {
   if (results.length !== events || !results.every((one) => STATUSES.has(one?.status))) {
     return verdict('retry', { problem: 'the answer does not fit the batch' })
   }
   const refusals = results.flatMap((one, place) =>
     one.status === 'rejected' ? [{ place, reason: String(one.reason ?? ''), message: String(one.message ?? '') }] : [],
   )
-  if (refusals.some((one) => one.reason === AHEAD)) {
-    return verdict('ahead', { problem: "the door says that this machine's clock is ahead" })
-  }
-  return verdict('done', { refusals })
+  const ahead = refusals.filter((one) => one.reason === AHEAD)
+  return verdict('done', { refusals: refusals.filter((one) => one.reason !== AHEAD), ahead, answeredAt })
 }
 
-function verdict(action, { refusals = [], waitSeconds = 0, problem = '' }) {
-  return { action, refusals, waitSeconds, problem }
+function verdict(action, { refusals = [], ahead = [], answeredAt = null, waitSeconds = 0, problem = '' }) {
+  return { action, refusals, ahead, answeredAt, waitSeconds, problem }
+}
+
+/** The door's clock as its header Date says, or this machine's where there is none. */
+function doorTime(date, now) {
+  const found = Date.parse(date)
+  return Number.isNaN(found) ? now : new Date(found)
+}
+
+/** The seconds that an event ahead of the door's clock waits: 1 to 60 minutes; null: it is too far ahead to wait. */
+function aheadPause(time, answeredAt, longestSeconds) {
+  const ahead = (time.getTime() - answeredAt.getTime()) / 1000
+  if (ahead > longestSeconds) return null
+  return Math.min(Math.max(ahead - AHEAD_SLACK_SECONDS, AHEAD_PAUSE_SECONDS), AHEAD_PAUSE_MAX_SECONDS)
 }
 
 function object(body) {
@@ -66,4 +80,4 @@ function backoff(attempt, { firstSeconds, longestSeconds, random }) {
   return Math.min(firstSeconds * 2 ** Math.min(attempt, 30), longestSeconds) * (0.5 + 0.5 * random)
 }
 
-module.exports = { judge, backoff }
+module.exports = { judge, aheadPause, backoff, AHEAD_PAUSE_MAX_SECONDS }

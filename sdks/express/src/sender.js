@@ -9,10 +9,10 @@ const { keep } = require('./rejected')
 const gzip = promisify(zlib.gzip)
 const BATCH_TYPE = 'application/cloudevents-batch+json'
 const GZIP_FROM_BYTES = 1024
-const AHEAD_SECONDS = 60
+const AHEAD_PROBLEM = "the door says that this machine's clock is ahead: such events wait, the others are sent"
 const ADOPT_MS = 2000
 const EXPIRED = 'expired_in_spool'
-const STATES = { retry: 'retrying', unauthorized: 'unauthorized', ahead: 'clock_ahead' }
+const STATES = { retry: 'retrying', unauthorized: 'unauthorized' }
 
 class Sender {
   constructor(spool, options, stats, reports) {
@@ -21,6 +21,7 @@ class Sender {
     this._stats = stats
     this._reports = reports
     this._attempt = 0
+    this._ahead = null // of the batch that is being sent, what is ahead of the door's clock
     this._stopAt = Infinity
     this._wake = () => {}
     this._adoptedAt = performance.now()
@@ -69,14 +70,18 @@ class Sender {
     const batch = await this._spool.read(this._options.batchEventsMax, this._options.batchBytesMax)
     this._stats.spoolBytes = this._spool.bytes
     if (batch.events.length + batch.damaged.length === 0) {
-      this._stats.state = 'idle'
+      this._stats.state = this._spool.holds() ? 'clock_ahead' : 'idle'
       this._attempt = 0
       return { pause: this._options.flushSeconds, empty: true }
     }
     await this._setAside(batch.damaged.map((event) => ({ event, reason: 'damaged', message: 'the line in the spool is damaged' })))
     batch.damaged = []
+    this._ahead = { events: [], seconds: answers.AHEAD_PAUSE_MAX_SECONDS }
     const pause = await this._send(await this._young(batch.events))
-    if (this._attempt === 0) batch.take()
+    if (this._attempt === 0) {
+      await this._hold()
+      batch.take()
+    }
     return { pause: this._attempt > 0 ? pause : batch.more ? 0 : this._options.flushSeconds, empty: false }
   }
 
@@ -94,9 +99,7 @@ class Sender {
     this._stats.state = 'sending'
     const verdict = await this._post(events)
     if (verdict.action === 'done') {
-      this._attempt = 0
-      await this._setAside(verdict.refusals.map(({ place, reason, message }) => ({ event: events[place], reason, message })))
-      this._stats.accepted += events.length - verdict.refusals.length
+      await this._finish(events, verdict)
       return 0
     }
     this._reports.error(verdict.action, verdict.problem)
@@ -107,8 +110,36 @@ class Sender {
     }
     this._stats.retries += 1
     this._stats.state = STATES[verdict.action]
-    const pauses = { unauthorized: this._options.unauthorizedPauseSeconds, ahead: AHEAD_SECONDS }
-    return this._backoff(pauses[verdict.action] ?? verdict.waitSeconds)
+    return this._backoff(verdict.action === 'unauthorized' ? this._options.unauthorizedPauseSeconds : verdict.waitSeconds)
+  }
+
+  /** Counts what was answered. What is ahead of the door's clock waits, so that it stands in nobody's way; too far ahead is refused. */
+  async _finish(events, verdict) {
+    this._attempt = 0
+    const refused = verdict.refusals.map(({ place, reason, message }) => ({ event: events[place], reason, message }))
+    let waiting = 0
+    for (const { place, reason, message } of verdict.ahead) {
+      const event = events[place]
+      const pause = answers.aheadPause(new Date(JSON.parse(event).time), verdict.answeredAt, this._options.spoolAgeMaxSeconds)
+      if (pause === null) {
+        refused.push({ event, reason, message })
+        continue
+      }
+      this._ahead.events.push(event)
+      this._ahead.seconds = Math.min(this._ahead.seconds, pause)
+      waiting += 1
+    }
+    await this._setAside(refused)
+    this._stats.accepted += events.length - refused.length - waiting
+  }
+
+  /** Has what is ahead of the door's clock wait in a segment of its own. */
+  async _hold() {
+    const { events, seconds } = this._ahead
+    if (events.length === 0) return
+    this._stats.retries += 1
+    this._reports.error('ahead', AHEAD_PROBLEM)
+    await this._spool.hold(events, performance.now() + seconds * 1000)
   }
 
   async _post(events) {
@@ -125,7 +156,7 @@ class Sender {
         signal: AbortSignal.timeout(this._options.timeoutSeconds * 1000),
       })
       const body = await answer.text()
-      return answers.judge(answer.status, answer.headers.get('retry-after'), body, { events: events.length, now: new Date() })
+      return answers.judge(answer.status, answer.headers, body, { events: events.length, now: new Date() })
     } catch (error) {
       return { action: 'retry', waitSeconds: 0, problem: error.cause?.code ?? error.name }
     }

@@ -4,6 +4,7 @@
 const { randomBytes } = require('node:crypto')
 const fs = require('node:fs/promises')
 const path = require('node:path')
+const { Held, syncFolder } = require('./held')
 const liveness = require('./liveness')
 const { decode, encode } = require('./segments')
 
@@ -29,6 +30,7 @@ class Spool {
     this._busy = false
     this._hide = null
     this._opened = null
+    this._held = new Held(this._segmentBytes, this._toDisk)
   }
 
   /** Called before anything else, by whoever comes first; after a failure it may be called again. */
@@ -67,12 +69,23 @@ class Spool {
 
   /** Returns {events, damaged, more, take}: the oldest events, and what to call once all of them are answered. */
   async read(eventsMax, bytesMax) {
+    this._segments.splice(this._active === null ? this._segments.length : -1, 0, ...this._held.release(performance.now()))
     for (let segment = this._segments[0]; segment !== undefined; segment = this._segments[0]) {
       const lines = await this._linesOf(segment)
       if (lines.length > 0) return this._batch(segment, lines, eventsMax, bytesMax)
       if (!(await this._finish(segment))) break
     }
     return { events: [], damaged: [], more: false, take() {} }
+  }
+
+  /** Stores events that are to be sent again once they are due, beyond any limit: they are in the spool already. */
+  async hold(events, due) {
+    this.bytes += await this._held.add(events, due, () => this._next())
+  }
+
+  /** Tells whether something waits for the door's clock. */
+  holds() {
+    return this._held.segments.length > 0
   }
 
   /** Takes over what dead processes left, and measures the folder. */
@@ -194,15 +207,6 @@ async function sizeOf(file) {
     return (await fs.stat(file)).size
   } catch {
     return 0 // sent and deleted meanwhile
-  }
-}
-
-async function syncFolder(folder) {
-  const handle = await fs.open(folder, 'r')
-  try {
-    await handle.sync()
-  } finally {
-    await handle.close()
   }
 }
 

@@ -138,6 +138,53 @@ test('a disk that does not answer delays an answer by the limit and no more', as
   await until(() => counts.spooled === 2)
 })
 
+test('one event with a time ahead waits, and stands in nobody\'s way', async (t) => {
+  const day = 86_400_000
+  const spool = await open(t)
+  const at = (number, ahead) => JSON.stringify({ ...JSON.parse(event(number)), time: new Date(Date.now() + ahead).toISOString() })
+  await spool.append([at(1, 30 * day), at(2, 400 * day), ...Array.from({ length: 40 }, (_, place) => event(3 + place))])
+  const counts = stats()
+  const options = { batchEventsMax: 5, batchBytesMax: 1 << 20, spoolAgeMaxSeconds: 34 * 86_400, flushSeconds: 1, rejectedBytesMax: 4000, clock: () => new Date() }
+  const seen = []
+  let now = Date.now()
+  const turns = async (from) => {
+    const sender = new Sender(from, options, counts, new Reports(options, counts))
+    sender._post = async (events) => {
+      seen.push(...events.map((one) => JSON.parse(one).id))
+      const ahead = events.flatMap((one, place) => (Date.parse(JSON.parse(one).time) > now + 300_000 ? [{ place, reason: 'in_the_future', message: 'm' }] : []))
+      return { action: 'done', refusals: [], ahead, answeredAt: new Date(now), waitSeconds: 0, problem: '' }
+    }
+    for (let turn = 0; turn < 12; turn += 1) await sender._turn()
+    return [counts.accepted, counts.rejected, counts.state, spooled(from.folder).map((one) => one.id).join(' ')]
+  }
+  assert.deepEqual(await turns(spool), [40, 1, 'clock_ahead', '1'])
+  assert.equal(seen.length, 42, 'it is not sent again before it is due')
+  spool._held.segments[0].due = performance.now()
+  assert.deepEqual(await turns(spool), [40, 1, 'clock_ahead', '1'])
+  assert.equal(seen.length, 43)
+  assert.equal(spool.bytes, encode(at(1, 0)).length)
+  await spool.close() // as after a crash: another process finds it
+  now += 30 * day
+  assert.deepEqual(await turns(await open(t, spool.folder)), [41, 1, 'idle', ''])
+})
+
+test('what is ahead gathers in one segment that is due with its first', async (t) => {
+  const spool = await open(t)
+  await spool.append([event(1)])
+  const now = performance.now()
+  for (const [number, wait] of [[2, 3_600_000], [3, 60_000], [4, 3_600_000]]) await spool.hold([event(number)], now + wait)
+  assert.deepEqual(spool._held.segments.map((one) => one.due), [now + 60_000])
+  assert.equal(spooled(spool.folder).length, 4)
+  await spool.append([event(5)])
+  spool._held.segments[0].due = now
+  const sizes = []
+  for (let batch = await spool.read(10, 1 << 20); batch.events.length; batch = await spool.read(10, 1 << 20)) {
+    sizes.push(batch.events.length)
+    batch.take()
+  }
+  assert.deepEqual([sizes, spooled(spool.folder), spool.bytes], [[3, 2], [], 0])
+})
+
 test('events that waited for too long are set aside, not lost', async (t) => {
   const spool = await open(t)
   const old = JSON.stringify({ ...JSON.parse(event(1)), time: '2020-01-01T00:00:00.000Z' })

@@ -5,7 +5,7 @@ const assert = require('node:assert/strict')
 const { readFileSync } = require('node:fs')
 const path = require('node:path')
 const { test } = require('node:test')
-const { backoff, judge } = require('../src/answers')
+const { aheadPause, backoff, judge } = require('../src/answers')
 const { build, UsageError } = require('../src/events')
 const { decode, encode } = require('../src/segments')
 
@@ -35,13 +35,22 @@ test('times', () => {
 
 for (const vector of vectors.answers) {
   test(`an answer: ${vector.says}`, () => {
-    const verdict = judge(vector.status, vector.retry_after ?? null, vector.text ?? JSON.stringify(vector.body), { events: vector.events, now })
+    const headers = new Headers()
+    if (vector.retry_after !== undefined) headers.set('retry-after', vector.retry_after)
+    if (vector.date !== undefined) headers.set('date', vector.date)
+    const verdict = judge(vector.status, headers, vector.text ?? JSON.stringify(vector.body), { events: vector.events, now })
     assert.equal(verdict.action, vector.action)
     assert.deepEqual(verdict.refusals.map((one) => [one.place, one.reason, one.message]), vector.refusals ?? [])
+    assert.deepEqual(verdict.ahead.map((one) => one.place), vector.ahead ?? [])
+    if (vector.answered_at !== undefined) assert.deepEqual(verdict.answeredAt, new Date(vector.answered_at))
     assert.equal(verdict.waitSeconds, vector.wait_seconds ?? 0)
     assert.equal(verdict.problem, vector.problem ?? verdict.problem)
   })
 }
+
+test('pauses of what is ahead', () => {
+  for (const { time, seconds } of vectors.ahead) assert.equal(aheadPause(new Date(time), now, 34 * 86_400), seconds)
+})
 
 test('pauses', () => {
   for (const { attempt, first, longest, random, seconds } of vectors.backoff) {

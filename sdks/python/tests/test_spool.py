@@ -6,18 +6,19 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from turnpike_asgi.answers import Verdict
+from turnpike_asgi.answers import Refusal, Verdict
 from turnpike_asgi.events import Call
 from turnpike_asgi.options import Options
 from turnpike_asgi.reports import Reports
 from turnpike_asgi.sender import Sender
-from turnpike_asgi.spool import Leadership, Spool, SpoolFullError
+from turnpike_asgi.spool import Leadership, Spool, SpoolFullError, Stored
 from turnpike_asgi.stats import Stats
 
 from .conftest import MakeRecorder
@@ -187,3 +188,51 @@ async def test_a_sender_that_is_stopped_before_its_first_turn_still_sends(make_r
     sender.start()
     sender.stop(5)
     assert (stats.accepted, Spool(tmp_path / "spool").is_empty()) == (1, True)
+
+
+def refuse_ahead(now: datetime) -> Callable[[object, list[Stored]], Verdict]:
+    """A door whose clock says `now`."""
+
+    def post(_client: object, batch: list[Stored]) -> Verdict:
+        ahead = [datetime.fromisoformat(json.loads(stored.body)["time"]) > now + timedelta(minutes=5) for stored in batch]
+        refusals = tuple(Refusal(place, "in_the_future", "m") for place, is_ahead in enumerate(ahead) if is_ahead)
+        return Verdict("done", ahead=refusals, answered_at=now)
+
+    return post
+
+
+async def test_one_event_with_a_time_ahead_waits_and_stands_in_nobodys_way(make_recorder: MakeRecorder, tmp_path: Path) -> None:
+    now = datetime.now(UTC)
+    clock, told = [now], list[str]()
+    recorder = make_recorder(clock=lambda: clock[0], batch_events_max=5, on_rejected=lambda _, reason, __: told.append(reason))
+    for days in (30, 400, *[0] * 40):
+        clock[0] = now + timedelta(days=days)
+        await recorder.record(CALL)
+    recorder.close()
+    stats = Stats()
+    sender, spool = Sender(recorder.options, stats, Reports(recorder.options, stats)), Spool(tmp_path / "spool")
+    sender._post = refuse_ahead(now)  # type: ignore[method-assign,assignment]
+
+    def turns(count: int) -> tuple[int, int, str]:
+        for _ in range(count):
+            sender._turn(spool, Leads(), None)  # type: ignore[arg-type]
+        return stats.accepted, stats.rejected, stats.state
+
+    assert turns(10) == (40, 1, "clock_ahead")
+    assert (told, spool.is_empty(), spool.holds_ahead(), stats.retries) == (["in_the_future"], True, True, 1)
+    spool = Spool(tmp_path / "spool")  # another process finds it too
+    assert turns(3) == (40, 1, "clock_ahead")
+    assert stats.retries == 1, "it is not sent again before it is due"
+    clock[0] = now + timedelta(minutes=61)
+    assert turns(3) == (40, 1, "clock_ahead")
+    assert stats.retries == 2
+    clock[0] -= timedelta(days=3)  # the clock is put right: what is due by the wrong one does not wait for it
+    sender._post = refuse_ahead(now + timedelta(days=30))  # type: ignore[method-assign,assignment]
+    assert turns(3) == (41, 1, "idle")
+
+
+class Leads:
+    """Nobody else is there."""
+
+    def take(self) -> bool:
+        return True

@@ -3,16 +3,17 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any, Literal
 
 RETRY_AFTER_MAX_SECONDS = 300.0
 RETRY_CODES = frozenset({"disconnected"})  # 400 because the body did not arrive whole: nothing is wrong with it
 AHEAD = "in_the_future"
+AHEAD_SLACK_SECONDS, AHEAD_PAUSE_SECONDS, AHEAD_PAUSE_MAX_SECONDS = 300.0, 60.0, 3600.0  # the door takes what is 5 minutes ahead
 REFUSED = "the key is refused: give a valid one (turnpike senders add); all is kept until then"
 
-Action = Literal["done", "split", "retry", "unauthorized", "ahead"]
+Action = Literal["done", "split", "retry", "unauthorized"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +29,14 @@ class Refusal:
 class Verdict:
     """What to do with a batch.
 
-    done: remove it, its refusals are kept aside. split: something in it is poison, send halves. ahead: this machine's clock is.
+    done: remove it, its refusals are kept aside, and those ahead of the door's clock wait. split: something in it is poison, send
+    halves. `answered_at` is the door's clock.
     """
 
     action: Action
     refusals: tuple[Refusal, ...] = ()
+    ahead: tuple[Refusal, ...] = ()
+    answered_at: datetime | None = None
     wait_seconds: float = 0.0
     problem: str = ""
 
@@ -42,7 +46,7 @@ def judge(status: int, headers: Mapping[str, str], body: bytes, *, events: int, 
     answer = _object(body)
     results = answer.get("results")
     if status in {202, 403, 422} and isinstance(results, list):
-        return _by_event(results, events)
+        return _by_event(results, events, door_time(headers.get("date", ""), now))
     error = answer.get("error")
     code = str(error.get("code", "")) if isinstance(error, dict) else ""
     message = str(error.get("message", "")) if isinstance(error, dict) else ""
@@ -56,7 +60,7 @@ def judge(status: int, headers: Mapping[str, str], body: bytes, *, events: int, 
     return Verdict("retry", wait_seconds=wait, problem=f"HTTP {status}{f': {code}' if code else ''}")
 
 
-def _by_event(results: list[Any], events: int) -> Verdict:
+def _by_event(results: list[Any], events: int, answered_at: datetime) -> Verdict:
     if len(results) != events or not all(isinstance(one, dict) and one.get("status") in {"accepted", "rejected"} for one in results):
         return Verdict("retry", problem="the answer does not fit the batch")
     refusals = tuple(
@@ -64,9 +68,8 @@ def _by_event(results: list[Any], events: int) -> Verdict:
         for place, one in enumerate(results)
         if one["status"] == "rejected"
     )
-    if any(refusal.reason == AHEAD for refusal in refusals):
-        return Verdict("ahead", problem="the door says that this machine's clock is ahead")
-    return Verdict("done", refusals)
+    ahead = tuple(refusal for refusal in refusals if refusal.reason == AHEAD)
+    return Verdict("done", tuple(refusal for refusal in refusals if refusal.reason != AHEAD), ahead, answered_at)
 
 
 def _object(body: bytes) -> dict[str, Any]:
@@ -75,6 +78,23 @@ def _object(body: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def door_time(date: str, now: datetime) -> datetime:
+    """Return the door's clock as its header Date says, or this machine's where there is none."""
+    try:
+        found = parsedate_to_datetime(date)
+    except (TypeError, ValueError):
+        return now
+    return found.replace(tzinfo=found.tzinfo or UTC)
+
+
+def ahead_pause(time: datetime, answered_at: datetime, longest: timedelta) -> float | None:
+    """Return the seconds until an event ahead of the door's clock is sent again: 1 to 60 minutes; None: it is too far ahead to wait."""
+    ahead = time - answered_at
+    if ahead > longest:
+        return None
+    return min(max(ahead.total_seconds() - AHEAD_SLACK_SECONDS, AHEAD_PAUSE_SECONDS), AHEAD_PAUSE_MAX_SECONDS)
 
 
 def retry_after(value: str, now: datetime) -> float:

@@ -5,6 +5,7 @@ import json
 import random
 import threading
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import httpx
@@ -14,11 +15,11 @@ from turnpike_asgi.answers import Verdict
 from turnpike_asgi.options import Options
 from turnpike_asgi.reports import Reports
 from turnpike_asgi.spool import Leadership, Spool, Stored
-from turnpike_asgi.stats import State, Stats
+from turnpike_asgi.stats import Stats
 
 BATCH_TYPE = "application/cloudevents-batch+json"
 STANDBY_SECONDS = 0.5
-AHEAD_SECONDS = 60.0
+AHEAD_PROBLEM = "the door says that this machine's clock is ahead: such events wait, the others are sent"
 GZIP_FROM_BYTES = 1024
 EXPIRED = "expired_in_spool"
 
@@ -65,9 +66,10 @@ class Sender:
             if not leadership.take():
                 self._stats.state = "standby"
                 return STANDBY_SECONDS
+            spool.release(self._options.clock().timestamp(), answers.AHEAD_PAUSE_MAX_SECONDS)
             batch = self._take(spool)
             if not batch:
-                self._stats.state, self._attempt = "idle", 0
+                self._stats.state, self._attempt = "clock_ahead" if spool.holds_ahead() else "idle", 0
                 spool.shrink()
                 self._stats.spool_bytes = spool.bytes_used()
                 return self._options.flush_seconds
@@ -81,7 +83,7 @@ class Sender:
         """Return the next batch, without what is too old to be taken."""
         batch = spool.read(self._options.batch_events_max, self._options.batch_bytes_max)
         oldest = self._options.clock() - self._options.spool_age_max
-        expired = [stored for stored in batch if datetime.fromisoformat(json.loads(stored.body)["time"]) < oldest]
+        expired = [stored for stored in batch if _time_of(stored) < oldest]
         if expired:
             refused = [(stored, EXPIRED, "it waited in the spool for too long") for stored in expired]
             self._set_aside(spool, expired, refused)
@@ -94,9 +96,7 @@ class Sender:
         verdict = self._post(client, batch)
         if verdict.action == "done":
             self._attempt = 0
-            refused = [(batch[one.place], one.reason, one.message) for one in verdict.refusals]
-            self._set_aside(spool, batch, refused)
-            self._stats.accepted += len(batch) - len(refused)
+            self._finish(spool, batch, verdict)
             return 0.0 if self._is_large(batch) else self._options.flush_seconds
         self._reports.error(verdict.action, verdict.problem)
         if verdict.action == "split":
@@ -104,10 +104,28 @@ class Sender:
             pause = self._send(spool, client, batch[:middle])
             return pause if self._attempt else self._send(spool, client, batch[middle:])
         self._stats.retries += 1
-        states: dict[str, State] = {"retry": "retrying", "unauthorized": "unauthorized", "ahead": "clock_ahead"}
-        self._stats.state = states[verdict.action]
-        pauses = {"unauthorized": self._options.unauthorized_pause_seconds, "ahead": AHEAD_SECONDS}
-        return self._backoff(pauses.get(verdict.action, verdict.wait_seconds))
+        if verdict.action == "unauthorized":
+            self._stats.state = "unauthorized"
+            return self._backoff(self._options.unauthorized_pause_seconds)
+        self._stats.state = "retrying"
+        return self._backoff(verdict.wait_seconds)
+
+    def _finish(self, spool: Spool, batch: list[Stored], verdict: Verdict) -> None:
+        """Remove what was answered. What is ahead of the door's clock waits and stands in nobody's way."""
+        refused = [(batch[one.place], one.reason, one.message) for one in verdict.refusals]
+        now, waiting = self._options.clock(), []
+        for one in verdict.ahead:
+            stored = batch[one.place]
+            pause = answers.ahead_pause(_time_of(stored), verdict.answered_at or now, self._options.spool_age_max)
+            if pause is None:
+                refused.append((stored, one.reason, one.message))
+            else:
+                waiting.append((stored, now.timestamp() + pause))
+        self._set_aside(spool, batch, refused, waiting)
+        self._stats.accepted += len(batch) - len(refused) - len(waiting)
+        if waiting:
+            self._stats.retries += 1
+            self._reports.error("ahead", AHEAD_PROBLEM)
 
     def _is_large(self, batch: list[Stored]) -> bool:
         """Tell whether more is likely to wait, so that the next batch goes at once; a small one gathers for a moment."""
@@ -126,8 +144,10 @@ class Sender:
             return Verdict("retry", problem=type(error).__name__)
         return answers.judge(answer.status_code, answer.headers, answer.content, events=len(batch), now=datetime.now(UTC))
 
-    def _set_aside(self, spool: Spool, batch: list[Stored], refused: list[tuple[Stored, str, str]]) -> None:
-        spool.remove(batch, refused, rejected_max=self._options.rejected_max)
+    def _set_aside(
+        self, spool: Spool, batch: list[Stored], refused: list[tuple[Stored, str, str]], ahead: Sequence[tuple[Stored, float]] = ()
+    ) -> None:
+        spool.remove(batch, refused, rejected_max=self._options.rejected_max, ahead=ahead)
         self._stats.rejected += len(refused)
         for stored, reason, message in refused:
             self._reports.rejected(stored.body, reason, message)
@@ -153,3 +173,7 @@ class Sender:
         if self._stop_at is None:
             return until
         return min(until, self._stop_at) if self._attempt else 0.0
+
+
+def _time_of(stored: Stored) -> datetime:
+    return datetime.fromisoformat(json.loads(stored.body)["time"])

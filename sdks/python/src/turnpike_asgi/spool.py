@@ -13,6 +13,7 @@ BUSY_SECONDS = 5.0
 FULL_CODES = frozenset({sqlite3.SQLITE_FULL})
 SCHEMA = """
 create table if not exists event (id integer primary key autoincrement, body blob not null) strict;
+create table if not exists ahead (id integer primary key, due real not null, body blob not null) strict;
 create table if not exists rejected (
     id integer primary key, at text not null, reason text not null, message text not null, event blob not null
 ) strict;
@@ -67,8 +68,15 @@ class Spool:
             found.append(Stored(*row))
         return found
 
-    def remove(self, events: Sequence[Stored], rejected: Sequence[tuple[Stored, str, str]] = (), *, rejected_max: int = 0) -> None:
-        """Remove what was answered; keep what was refused aside while there are fewer than `rejected_max` of those."""
+    def remove(
+        self,
+        events: Sequence[Stored],
+        rejected: Sequence[tuple[Stored, str, str]] = (),
+        *,
+        rejected_max: int = 0,
+        ahead: Sequence[tuple[Stored, float]] = (),
+    ) -> None:
+        """Remove what was answered. What was refused is kept aside up to a number, what is `ahead` until it is due (Unix time)."""
         at = datetime.now(UTC).isoformat(timespec="seconds")
         with self._transaction():
             for stored, reason, message in rejected:
@@ -76,7 +84,20 @@ class Spool:
                     "insert into rejected (at, reason, message, event) select ?, ?, ?, ? where (select count(*) from rejected) < ?",
                     (at, reason, message, stored.body, rejected_max),
                 )
+            self._db.executemany("insert into ahead (due, body) values (?, ?)", [(due, stored.body) for stored, due in ahead])
             self._db.executemany("delete from event where id = ?", [(stored.id,) for stored in events])
+
+    def release(self, now: float, longest_seconds: float) -> None:
+        """Have events that were ahead sent again once they are due. One due later than anything may be is of a clock put right since."""
+        times = now, now + longest_seconds
+        if self._db.execute("select 1 from ahead where due <= ? or due > ? limit 1", times).fetchone() is None:
+            return
+        with self._transaction():
+            self._db.execute("insert into event (body) select body from ahead where due <= ? or due > ? order by id", times)
+            self._db.execute("delete from ahead where due <= ? or due > ?", times)
+
+    def holds_ahead(self) -> bool:
+        return self._db.execute("select 1 from ahead limit 1").fetchone() is not None
 
     def rejected(self, limit: int = 100) -> list[dict[str, Any]]:
         """Return refused events with their reasons, newest first."""
