@@ -125,6 +125,7 @@ def test_an_invoice_is_held_against_the_usage_of_its_service_period(
 ) -> None:
     found = judge_invoice(InvoicedUsage("payg", "calls", DAY, "ABC-1", billed, counted, stripe, amount, rated))
     assert [(one.cause, one.quantity, one.amount_minor) for one in found] == ([expected] if expected else [])
+    assert not any(one.explained for one in found)  # each is money that nobody will ask for, or that was asked for wrongly
 
 
 def test_closed_usage_that_no_invoice_covers_is_named_once_a_draft_can_no_longer_come() -> None:

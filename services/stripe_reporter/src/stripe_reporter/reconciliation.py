@@ -13,7 +13,9 @@ Cause = Literal[
     "lost", "reports_lag", "late", "held", "rejected", "duplicate", "filter", "deleted", "in_flight", "overdue", "rejected_by_stripe",
     "summary_lag", "manual_change_in_stripe", "miscounted", "not_told", "not_invoiced", "after_the_invoice",
 ]  # fmt: skip
-UNEXPLAINED: frozenset[Cause] = frozenset({"lost", "overdue", "manual_change_in_stripe", "miscounted", "not_told", "not_invoiced"})
+UNEXPLAINED: frozenset[Cause] = frozenset(
+    {"lost", "overdue", "manual_change_in_stripe", "miscounted", "not_told", "not_invoiced", "after_the_invoice"}
+)
 ACCOUNTED: frozenset[Cause] = frozenset({"duplicate", "filter", "deleted"})  # these are as they should be
 PASSING: frozenset[Cause] = frozenset({"in_flight", "reports_lag", "summary_lag"})  # gone by themselves in a while
 ON_THE_WAY = timedelta(minutes=15)
@@ -185,7 +187,11 @@ def judge_invoice(usage: InvoicedUsage) -> list[Difference]:
     if usage.billed != usage.counted:
         manual = usage.stripe is not None and usage.stripe == usage.billed
         cause: Cause = "manual_change_in_stripe" if manual else "after_the_invoice"
-        why = "Stripe's meter held something else than was counted" if manual else "usage changed at Stripe after the invoice was final"
+        why = (
+            "Stripe's meter held something else than was counted"
+            if manual
+            else "usage changed at Stripe after the invoice was final: no invoice bills it"
+        )
         text = f"invoice {usage.invoice} bills {usage.billed:,}: {why}"
         amount = None if usage.rated_minor is None else usage.amount_minor - usage.rated_minor
         return [Difference("usage-invoice", cause, usage.period_start, usage.billed - usage.counted, text, **names, amount_minor=amount)]
