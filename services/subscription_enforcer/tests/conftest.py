@@ -166,6 +166,7 @@ class Samples:
         hard_stop: bool = True,
         product_id: str | None = None,
         period_end: datetime | None = None,
+        kind: str = "allowance",
     ) -> UsageThresholdReached:
         return UsageThresholdReached(
             cause_id=f"window-{period_start}-{hard_stop}-{product_id}",
@@ -179,6 +180,7 @@ class Samples:
             quantity=100,
             hard_stop=hard_stop,
             product_id=product_id,
+            kind=kind,  # type: ignore[arg-type]  # pydantic refuses others
         )
 
 

@@ -135,6 +135,10 @@ def test_a_threshold_without_hard_stop_changes_nothing(samples: Any) -> None:
     assert domain.with_threshold(NOTHING, samples.threshold(hard_stop=False)) == NOTHING
 
 
+def test_a_tier_never_stops_calls(samples: Any) -> None:
+    assert domain.with_threshold(NOTHING, samples.threshold(kind="tier")) == NOTHING
+
+
 WEEK = timedelta(days=7)
 
 

@@ -103,9 +103,9 @@ def with_cancellation(facts: Facts) -> Facts:
 
 
 def with_threshold(facts: Facts, event: UsageThresholdReached) -> Facts:
-    """Return the facts after a threshold: only a hard stop of the newest period counts, there the last one that was told."""
+    """Return the facts after a threshold: only a hard stop of a quota in the newest period counts, there the last one that was told."""
     known = facts.hard_stop_period
-    if not event.hard_stop or (known is not None and event.period_start < known):
+    if event.kind != "allowance" or not event.hard_stop or (known is not None and event.period_start < known):
         return facts
     return replace(facts, hard_stop_period=event.period_start, hard_stop_product=event.product_id or "", hard_stop_until=event.period_end)
 

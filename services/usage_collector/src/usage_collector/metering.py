@@ -10,7 +10,7 @@ import msgspec
 
 from billing_common.catalogue import Meter, Product
 from usage_collector import readings
-from usage_collector.limits import limits_of
+from usage_collector.limits import Limit, Tiers, limits_of, tiers_of
 from usage_collector.observing import Observation
 
 Outcome = Literal["counted", "filtered", "rejected", "held"]
@@ -74,7 +74,7 @@ class Rules:
 
     def __init__(self, product: Product, meters: dict[str, Meter]) -> None:
         self.source = product.source
-        self.limits = limits_of(product)
+        self.announced: tuple[Limit | Tiers, ...] = (*limits_of(product), *tiers_of(product))
         self.meters = {meter_id: meters[meter_id] for meter_id in product.meter_ids() if meter_id in meters}
         self.with_state = {meter_id: meter for meter_id, meter in self.meters.items() if meter.has_state}
         self.late_usage = product.policies.late_usage

@@ -1,4 +1,4 @@
-"""How much of a quota or of an included amount is used: each threshold is announced once per period and subscription."""
+"""What usage has reached of quotas, included amounts and tiers: each threshold is announced once per period and subscription."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ from billing_common.events import UsageThresholdReached
 from billing_common.outbox import announce_many
 from usage_collector import window_store
 from usage_collector.directory import Directory
-from usage_collector.limits import Limit
+from usage_collector.limits import Limit, Reached, Tiers
 from usage_collector.window_store import Span
 
 
-def span_of(limit: Limit, row: Any) -> Span:
+def span_of(limit: Limit | Tiers, row: Any) -> Span:
     """Return the period that a window belongs to."""
     subscription_id, segment_start = row["subscription_id"], row["segment_start"].astimezone(UTC)
-    if limit.quota is None:
+    if isinstance(limit, Tiers) or limit.quota is None:
         return Span(subscription_id, limit.meter_id, segment_start, None)
     began = row["started_at"] or segment_start
     window = quotas.window_at(limit.product, limit.quota, started_at=began, at=max(row["hour"], segment_start))
@@ -27,11 +27,11 @@ def span_of(limit: Limit, row: Any) -> Span:
 
 @dataclass(frozen=True)
 class _Asked:
-    """A limit of the plan that a window was counted under."""
+    """A limit, or the tiers, of the plan that a window was counted under."""
 
     span: Span
     product_id: str
-    limit: Limit
+    limit: Limit | Tiers
     account_id: str
 
 
@@ -40,16 +40,16 @@ async def announce_reached(connection: Connection, directory: Directory, rows: S
 
     A quota counts all that was used in its period; another plan in the same period has limits, and thresholds, of its own.
     """
-    asked: dict[tuple[Span, str], _Asked] = {}
+    asked: dict[tuple[Span, str, type], _Asked] = {}
     for row in rows:
         rules = await directory.rules_of(connection, (row["product_id"], row["catalogue_version"]))
-        for limit in rules.limits if rules else ():
+        for limit in rules.announced if rules else ():
             if limit.meter_id == row["meter_id"]:
                 span = span_of(limit, row)
-                asked[span, row["product_id"]] = _Asked(span, row["product_id"], limit, row["account_id"])
+                asked[span, row["product_id"], type(limit)] = _Asked(span, row["product_id"], limit, row["account_id"])
     if not asked:
         return 0
-    totals = await window_store.totals_of(connection, list(dict.fromkeys(span for span, _ in asked)))
+    totals = await window_store.totals_of(connection, list(dict.fromkeys(one.span for one in asked.values())))
     candidates = [event for one in asked.values() if one.span in totals for event in _reached(one, totals[one.span], now)]
     fresh = await _only_new(connection, candidates)
     await announce_many(connection, fresh)
@@ -66,28 +66,33 @@ async def announce_late(
 
 
 async def _only_new(connection: Connection, candidates: Iterable[UsageThresholdReached]) -> list[UsageThresholdReached]:
-    by_key = {
-        (event.subscription_id, event.period_start, event.meter_id, event.threshold, event.product_id or ""): event for event in candidates
-    }
+    by_key = {window_store.key_of(event): event for event in candidates}
     added = await window_store.add_thresholds(connection, list(by_key.values())) if by_key else []
     return [by_key[key] for key in sorted(added)]
 
 
 def _reached(asked: _Asked, quantity: int, now: datetime) -> list[UsageThresholdReached]:
-    span, limit = asked.span, asked.limit
+    span = asked.span
     return [
         UsageThresholdReached(
-            cause_id=f"{span.subscription_id}:{asked.product_id}:{span.meter_id}:{span.since.isoformat()}:{threshold.normalize():f}",
+            cause_id=_cause_id(asked, reached),
             occurred_at=now,
             subscription_id=span.subscription_id,
             account_id=asked.account_id,
             meter_id=span.meter_id,
             period_start=span.since,
             period_end=span.until,
-            threshold=threshold,
+            threshold=reached.threshold,
             quantity=quantity,
-            hard_stop=limit.stops_at(threshold),
+            hard_stop=reached.hard_stop,
             product_id=asked.product_id,
+            kind=reached.kind,
+            limit=reached.limit,
         )
-        for threshold in limit.reached(quantity)
+        for reached in asked.limit.reached(quantity)
     ]
+
+
+def _cause_id(asked: _Asked, reached: Reached) -> str:
+    span, kind = asked.span, "" if reached.kind == "allowance" else f"{reached.kind}:"
+    return f"{span.subscription_id}:{asked.product_id}:{span.meter_id}:{span.since.isoformat()}:{kind}{reached.threshold.normalize():f}"

@@ -86,21 +86,24 @@ async def segment_of(connection: Connection, segment_id: int) -> dict[str, Any]:
     return dict(row)
 
 
-async def add_thresholds(connection: Connection, reached: Sequence[UsageThresholdReached]) -> list[tuple[str, datetime, str, Decimal, str]]:
+ThresholdKey = tuple[str, datetime, str, str, str, Decimal]
+
+
+def key_of(event: UsageThresholdReached) -> ThresholdKey:
+    """Return what is announced once."""
+    return event.subscription_id, event.period_start, event.meter_id, event.product_id or "", event.kind, event.threshold
+
+
+async def add_thresholds(connection: Connection, reached: Sequence[UsageThresholdReached]) -> list[ThresholdKey]:
     """Remember thresholds; returns the keys of those that were not announced before."""
     rows = await connection.fetch(
-        "insert into threshold_reached (subscription_id, period_start, meter_id, threshold, quantity, reached_at, product_id) "
-        "select * from unnest($1::text[], $2::timestamptz[], $3::text[], $4::numeric[], $5::bigint[], $6::timestamptz[], $7::text[]) "
-        "order by 1, 2, 3, 4 on conflict do nothing returning subscription_id, period_start, meter_id, threshold, product_id",
-        [event.subscription_id for event in reached],
-        [event.period_start for event in reached],
-        [event.meter_id for event in reached],
-        [event.threshold for event in reached],
-        [event.quantity for event in reached],
-        [event.occurred_at for event in reached],
-        [event.product_id or "" for event in reached],
+        "insert into threshold_reached (subscription_id, period_start, meter_id, product_id, kind, threshold, quantity, reached_at) "
+        "select * from unnest($1::text[], $2::timestamptz[], $3::text[], $4::text[], $5::text[], $6::numeric[], $7::bigint[], "
+        "$8::timestamptz[]) order by 1, 2, 3, 4, 5, 6 on conflict do nothing "
+        "returning subscription_id, period_start, meter_id, product_id, kind, threshold",
+        *zip(*((*key_of(event), event.quantity, event.occurred_at) for event in reached), strict=True),
     )
-    return [(row["subscription_id"], row["period_start"], row["meter_id"], row["threshold"], row["product_id"]) for row in rows]
+    return [tuple(row) for row in rows]
 
 
 async def usage(connection: Connection, subscription_id: str, since: datetime, until: datetime, by: Literal["hour", "day"]) -> list[Any]:
