@@ -53,7 +53,7 @@ from checkout.stripe_gateway import StripeGateway
 
 TABLES = (
     "catalogue_version, catalogue_apply, catalogue_drift, account, account_member, subscription, checkout_session, invoice, intent, "
-    "inbox, outbox, correction_charge, plan_change, plan_stay, settled_segment"
+    "inbox, outbox, correction_charge, plan_change, plan_stay, settled_segment, draft"
 )
 FILE = Path(__file__).parents[3] / "monetizationModels.json"
 KEYS = ("k" * 32,)

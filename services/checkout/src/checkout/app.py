@@ -31,6 +31,7 @@ from checkout.change_steps import ChangeSteps
 from checkout.contact import ContactDoor
 from checkout.domain import RefusedError
 from checkout.drift import Watch
+from checkout.holding import Holder, Patience
 from checkout.policy import PolicyError
 from checkout.policy_answers import Plans
 from checkout.selling import Seller
@@ -38,6 +39,7 @@ from checkout.settings import Settings
 from checkout.store_catalogue import ApplyRunningError
 from checkout.stripe_catalogue import StripeCatalogue
 from checkout.stripe_changes import StripeChanges
+from checkout.stripe_drafts import StripeDrafts
 from checkout.stripe_gateway import StripeGateway, StripeRefusedError, StripeUnavailableError
 from checkout.usage_door import UsageDoor
 
@@ -63,7 +65,11 @@ def create_service(settings: Settings) -> Service:
         service.share("usage_door", _usage(service, settings))
         service.loop("catalogue drift", Watch(service.pool, outside, interval=settings.drift_interval).run)
         service.share("seller", Seller(service.pool, gateway, _contacts(service, settings)))
-        steps = ChangeSteps(service.pool, StripeChanges(client), service.clock).all()
+        holder = Holder(service.pool, StripeDrafts(client), service.clock, _patience(settings))
+        service.loop("drafts", holder.run)
+        service.settled_when(holder.waiting_for)
+        service.next_due(holder.next_due)
+        steps = ChangeSteps(service.pool, StripeChanges(client), service.clock).all() | holder.steps()
         worker = service.share("intents", intents.Worker(service.pool, gateway, poll_seconds=settings.intent_poll_seconds, steps=steps))
         service.loop("intents", worker.run)
 
@@ -86,6 +92,10 @@ def _apim(client: ApiManagementClient, settings: Settings) -> ApimGateway:
         hub_name=settings.usage_event_hub_name,
         hub_connection=settings.usage_event_hub_connection.get_secret_value(),
     )
+
+
+def _patience(settings: Settings) -> Patience:
+    return Patience(settings.draft_hold_margin, settings.draft_final_after, settings.draft_held_alert)
 
 
 def _contacts(service: Service, settings: Settings) -> ContactDoor | None:

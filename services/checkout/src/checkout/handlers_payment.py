@@ -1,16 +1,41 @@
 """Events in: invoices and payment methods. A customer who brings a new card has the open invoices paid with it."""
 
+from datetime import timedelta
+
 from faststream.kafka import KafkaRouter
 
 from billing_common.db import Connection, Pool
-from billing_common.events import InvoicePaid, InvoicePaymentFailed, PaymentMethodChanged
+from billing_common.events import InvoiceCreated, InvoiceFinalized, InvoicePaid, InvoicePaymentFailed, PaymentMethodChanged
 from billing_common.inbox import claim
 from billing_common.messaging import consume
-from checkout import store
-from checkout.handlers import SERVICE
+from checkout import store, store_drafts
+from checkout.handlers import SERVICE, Clock
 from checkout.intents import intend
 
+DRAFT_OF_A_PERIOD = "subscription_cycle"
+DRAFT_KEPT = timedelta(days=4)  # Stripe keeps a draft for 72 hours at most
+
 router = KafkaRouter()
+
+
+@consume(router, InvoiceCreated, service=SERVICE)
+async def on_invoice_created(event: InvoiceCreated, pool: Pool, clock: Clock) -> None:
+    """Watch the draft of a period until it is final. What is long final is not looked at."""
+    async with pool.acquire() as connection, connection.transaction():
+        if not await claim(connection, event, consumer=SERVICE):
+            return
+        if event.status != "draft" or event.billing_reason != DRAFT_OF_A_PERIOD or event.finalizes_at is None:
+            return
+        if clock.now() - event.finalizes_at < DRAFT_KEPT:
+            await store_drafts.add(connection, event, event.finalizes_at)
+
+
+@consume(router, InvoiceFinalized, service=SERVICE)
+async def on_invoice_finalized(event: InvoiceFinalized, pool: Pool) -> None:
+    """Hold it no longer: a person may have made it final."""
+    async with pool.acquire() as connection, connection.transaction():
+        if await claim(connection, event, consumer=SERVICE) and event.billing_reason == DRAFT_OF_A_PERIOD:
+            await store_drafts.end(connection, event)
 
 
 @consume(router, InvoicePaymentFailed, service=SERVICE)

@@ -28,4 +28,21 @@ class Settings(ServiceSettings, StripeSettings, ApimSettings):
         ge=timedelta(seconds=10),
         description="wall time between looks for what was changed by hand at Stripe or APIM",
     )
+    draft_hold_margin: timedelta = Field(
+        default=timedelta(minutes=30),
+        ge=timedelta(minutes=1),
+        le=timedelta(hours=71),
+        description="a draft whose usage is not all at Stripe is held open from so long before it becomes final (business time)",
+    )
+    draft_final_after: timedelta = Field(
+        default=timedelta(minutes=30),
+        ge=timedelta(minutes=1),
+        le=timedelta(hours=72),
+        description="a held draft becomes final so long after its usage is complete: Stripe adds usage up with a delay (business time)",
+    )
+    draft_held_alert: timedelta = Field(
+        default=timedelta(hours=6),
+        ge=timedelta(0),
+        description="a draft that is held for longer raises the alert DraftHeld (business time)",
+    )
     intent_poll_seconds: float = Field(default=1, gt=0, le=60, description="how often waiting calls to Stripe are looked for")
