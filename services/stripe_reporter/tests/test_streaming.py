@@ -109,6 +109,40 @@ async def test_a_backlog_is_streamed_and_acknowledged_when_the_summary_shows_it(
         assert len(await events_in_outbox(connection, UsageReported)) == ROWS
 
 
+async def test_rows_beyond_one_portion_do_not_wait_for_the_summaries(backlog: Backlog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream_ledger, "ROWS_AT_ONCE", ROWS // 2)
+    await backlog.fault("delay", STREAM, seconds=0.001)
+    await backlog.round()
+    assert await backlog.states() == {"sent": ROWS // 2, "acknowledged": ROWS // 2}, "too few for the stream: they go by v1 at once"
+    assert await backlog.at_stripe() == [EACH * HOURS] * CUSTOMERS
+    await backlog.round(LAG * 1.1)
+    assert (await backlog.states(), await backlog.at_stripe()) == ({"acknowledged": ROWS}, [EACH * HOURS] * CUSTOMERS)
+
+
+async def test_a_backlog_of_many_portions_is_streamed_in_one_go(backlog: Backlog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream_ledger, "ROWS_AT_ONCE", ROWS // 4)
+    monkeypatch.setattr(streaming.domain, "stream_serves", lambda rows, lanes, *, from_rows: rows > 0)
+    for path in (STREAM, SINGLE):
+        await backlog.fault("delay", path, seconds=0.001)
+    await backlog.round()
+    assert (await backlog.states(), await backlog.at_stripe()) == ({"sent": ROWS}, [EACH * HOURS] * CUSTOMERS)
+    assert (await backlog.hits(STREAM), await backlog.hits(SINGLE)) == (4, 0)
+    waits = await backlog.pool.fetch("select retry_at - now() as wait from lane")
+    assert all(LAG / 2 < row["wait"] <= LAG for row in waits)
+
+
+async def test_lanes_with_rows_that_were_not_sent_are_free_at_once(backlog: Backlog, monkeypatch: pytest.MonkeyPatch) -> None:
+    await backlog.make(timedelta(0))._plan()
+    wall = wall_now()
+    monkeypatch.setattr(stream_ledger, "ROWS_AT_ONCE", HOURS)
+    streamer = backlog.make(timedelta(0))._streamer
+    await streamer.round(wall)
+    free = await backlog.pool.fetchval("select count(*) from lane l where retry_at <= $1 and exists (select 1 from ledger r where "
+        "r.stripe_customer_id = l.stripe_customer_id and r.state = 'intent')", wall)  # fmt: skip
+    waiting = await backlog.pool.fetchval("select count(distinct stripe_customer_id) from ledger where state = 'intent'")
+    assert free == waiting > 0
+
+
 async def test_what_the_summary_does_not_show_goes_by_v1_and_hears_why(backlog: Backlog) -> None:
     await backlog.client.v1.customers.delete_async(backlog.customers[0])
     await backlog.round()

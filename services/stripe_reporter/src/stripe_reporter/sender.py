@@ -26,6 +26,7 @@ log = structlog.get_logger(__name__)
 LEASE_MARGIN_SECONDS = 5.0
 COMPARE_AGAIN = timedelta(seconds=60)
 GAUGES_EVERY_SECONDS = 5.0
+STREAM_PORTIONS_MAX = 10  # then closed segments get their turn
 ACCEPT_AFTER_SECONDS = 1.0  # longest that Stripe's yes is only in memory
 
 
@@ -118,12 +119,18 @@ class Sender:
     # --- sending ------------------------------------------------------------------------------------------------------------
 
     async def _stream(self) -> int:
-        if self._stopped_until > 0:
-            return 0  # after a refused key one call by v1 tries first
-        answers = await self._streamer.round(self.wall_now())
-        if any(answer.kind is Kind.KEY_REFUSED for answer in answers):
-            self._stop()
-        return len(answers)
+        """Stream a backlog, portion after portion: what is left of one would go by v1, one by one."""
+        calls = 0
+        for _ in range(STREAM_PORTIONS_MAX):
+            if self._stopped_until > 0:
+                break  # after a refused key one call by v1 tries first
+            answers = await self._streamer.round(self.wall_now())
+            calls += len(answers)
+            if not answers:
+                break
+            if any(answer.kind is Kind.KEY_REFUSED for answer in answers):
+                self._stop()
+        return calls
 
     def _stop(self) -> None:
         self._stopped_until = time.monotonic() + self._settings.stopped_retry_seconds

@@ -69,17 +69,24 @@ async def to_single(connection: Connection, events: Sequence[MeterEvent]) -> Non
 
 
 async def release(
-    connection: Connection, lanes: Sequence[Lane], *, owner: str, waiting_until: datetime, again: set[tuple[str, str]], wall: datetime
+    connection: Connection, lanes: Sequence[Lane], *, owner: str, parked: set[tuple[str, str]], until: datetime, wall: datetime
 ) -> None:
-    """Give lanes back; those whose rows were not taken are for v1 at once. All have open rows, so none is closed."""
+    """Give lanes back: those that are parked wait, unless they have rows that were never sent; all others are free at once.
+
+    All have open rows, so none is closed.
+    """
     names = [(lane.stripe_customer_id, lane.event_name) for lane in lanes]
     await connection.execute(
-        "update lane l set lease_owner = null, lease_until = null, retry_at = mine.retry_at "
-        "from unnest($1::text[], $2::text[], $3::timestamptz[]) as mine(customer, name, retry_at) "
-        "where l.stripe_customer_id = mine.customer and l.event_name = mine.name and l.lease_owner = $4",
+        "update lane l set lease_owner = null, lease_until = null, retry_at = case when mine.parked and not exists (select 1 from ledger r "
+        "where r.stripe_customer_id = l.stripe_customer_id and r.event_name = l.event_name and r.state = 'intent') "
+        "then $4::timestamptz else $5 end "
+        "from unnest($1::text[], $2::text[], $3::boolean[]) as mine(customer, name, parked) "
+        "where l.stripe_customer_id = mine.customer and l.event_name = mine.name and l.lease_owner = $6",
         [customer for customer, _ in names],
         [name for _, name in names],
-        [wall if pair in again else waiting_until for pair in names],
+        [pair in parked for pair in names],
+        until,
+        wall,
         owner,
     )
 

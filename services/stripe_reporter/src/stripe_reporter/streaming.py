@@ -49,9 +49,9 @@ class Streamer:
         failed = [event for call, answer in zip(calls, answers, strict=True) if answer.kind is not Kind.ACKNOWLEDGED for event in call]
         async with self.pool.acquire() as connection, connection.transaction():
             await stream_ledger.to_single(connection, failed)  # under the same identifier: what arrived after all is not counted twice
-            again = {(event.stripe_customer_id, event.event_name) for event in failed}
+            streamed = _lanes(events) - _lanes(failed)  # of the others nothing was sent: they wait for no summary
             shown_at = wall + timedelta(seconds=self.settings.summary_lag_seconds)
-            await stream_ledger.release(connection, held, owner=self.owner, waiting_until=shown_at, again=again, wall=wall)
+            await stream_ledger.release(connection, held, owner=self.owner, parked=streamed, until=shown_at, wall=wall)
         metrics.STREAMED.inc(len(events) - len(failed))
         log.info("meter events streamed", events=len(events), lanes=len(held), not_taken=len(failed))
         return answers
@@ -61,3 +61,7 @@ class Streamer:
             answer = await self.stripe.stream(events)
         metrics.ANSWERS.labels(f"stream_{answer.kind.value}").inc()
         return answer
+
+
+def _lanes(events: Sequence[MeterEvent]) -> set[tuple[str, str]]:
+    return {(event.stripe_customer_id, event.event_name) for event in events}
