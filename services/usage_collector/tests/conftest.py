@@ -22,7 +22,7 @@ from billing_common.events import (
     derive_id,
 )
 from billing_common.internal_auth import issue_token
-from usage_collector import handlers
+from usage_collector import handlers, settling
 from usage_collector.app import MIGRATIONS, SERVICE
 from usage_collector.collecting import Collector
 from usage_collector.observing import Observation
@@ -201,7 +201,7 @@ async def publish(pool: asyncpg.Pool, clock: FixedClock) -> AsyncIterator[Publis
 
 
 async def settle(collector: Collector, now: datetime | None = None) -> None:
-    while await collector.settle_some(now):
+    while await settling.settle_some(collector, now):
         pass
 
 

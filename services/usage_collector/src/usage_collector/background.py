@@ -9,7 +9,7 @@ import structlog
 
 from billing_common.service import Service
 from billing_common.telemetry import LAG
-from usage_collector import late, late_store, metrics, publishing, subscription_store, window_store
+from usage_collector import late, late_store, metrics, publishing, settling, subscription_store, window_store
 from usage_collector.collecting import Collector
 from usage_collector.positions import Positions
 from usage_collector.report_polling import ReportPolling
@@ -56,7 +56,7 @@ class Background:
 
     async def settle(self) -> None:
         while True:
-            while done := await self._collector.settle_some(self._service.clock.now()):
+            while done := await settling.settle_some(self._collector, self._service.clock.now()):
                 self._service.activity += done
             await asyncio.sleep(LOOK_SECONDS)
 

@@ -9,15 +9,13 @@ import asyncpg
 import structlog
 
 from billing_common.db import Connection
-from usage_collector import correction_store, day_store, event_store, held_store, metrics, rollup_store, store, subscription_store
+from usage_collector import day_store, event_store, metrics, rollup_store, store
 from usage_collector.adding import Adding
 from usage_collector.directory import Directory
 from usage_collector.metering import billable_since, judge
 from usage_collector.observing import Observation
 
 log = structlog.get_logger(__name__)
-SETTLE_SUBSCRIPTIONS = 50
-SETTLE_PAGE = 2000
 FULL = "total_too_large"
 COLLISIONS = (asyncpg.UniqueViolationError, asyncpg.DeadlockDetectedError)  # somebody else added one of the same events just now
 
@@ -171,31 +169,3 @@ class Collector:
         metrics.DUPLICATES.labels(origin).inc(repeated)
         for (source, outcome, reason), events in tally.items():
             metrics.OUTCOMES.labels(source, outcome, reason).inc(events)
-
-    # --- held events -------------------------------------------------------------------------------------------------------
-
-    async def settle_some(self, now: datetime | None = None) -> int:
-        """Judge the held events of some changed subscriptions again; returns how many subscriptions were done."""
-        async with self.pool.acquire() as connection, connection.transaction():
-            await store.lock_shared(connection)
-            await self.directory.refresh(connection)
-            picked = await subscription_store.pick_unsettled(connection, SETTLE_SUBSCRIPTIONS)
-            if not picked:
-                return 0
-            sids = await subscription_store.keys_of(connection, list(picked))
-            done = await self._settle_page_by_page(connection, sids, now)
-            await correction_store.hold_below_zero(connection, list(picked))
-            await subscription_store.mark_settled(connection, list(picked))
-        metrics.SETTLED.inc(done)
-        log.info("held events judged again", subscriptions=len(picked), settled=done)
-        return len(picked)
-
-    async def _settle_page_by_page(self, connection: Connection, sids: list[str], now: datetime | None) -> int:
-        holders = await self.directory.find(connection, sids)
-        after, done, since = held_store.HeldPlace(), 0, billable_since(now)
-        while page := await held_store.held_page(connection, sids, after, SETTLE_PAGE):
-            judged = [(one, judge(one, holders.get(one.sid), self.directory.rules, since=since)) for one in page]
-            done += await held_store.settle(connection, judged)
-            await rollup_store.mark(connection, page)
-            after = held_store.HeldPlace(page[-1].sid, page[-1].day, page[-1].id)
-        return done

@@ -26,10 +26,11 @@ class Due:
 
 
 async def add_catalogue(connection: Connection, version: int, document: str) -> None:
-    """Keep a catalogue version and have the events that waited for it judged again."""
+    """Keep a catalogue version and have the events that waited for it judged again, also by whoever is judging them right now."""
     await connection.execute("insert into catalogue_version(version, document) values ($1, $2) on conflict do nothing", version, document)
     await connection.execute(
-        "update subscription set unsettled = true where subscription_id in (select k.subscription_id from subscription_key k "
+        "update subscription set unsettled = true, version = nextval('directory_version') "
+        "where subscription_id in (select k.subscription_id from subscription_key k "
         "join held_event h on h.sid = k.sid join segment s on s.subscription_id = k.subscription_id and s.catalogue_version = $1)",
         version,
     )
@@ -194,9 +195,19 @@ async def holders(connection: Connection, sids: Sequence[str]) -> list[Any]:
 
 
 async def pick_unsettled(connection: Connection, limit: int) -> dict[str, int]:
-    """Lock some subscriptions whose held events are to be judged again; returns id -> version."""
+    """Return id -> version of some subscriptions whose held events are to be judged again, and which nobody looks at right now."""
     rows = await connection.fetch(
         "select subscription_id, version from subscription where unsettled order by subscription_id limit $1 for update skip locked", limit
+    )
+    return {row["subscription_id"]: row["version"] for row in rows}
+
+
+async def lock_unsettled(connection: Connection, subscription_ids: Sequence[str]) -> dict[str, int]:
+    """Lock those that are still to be settled, each in turn with whoever looks at them too; returns id -> version."""
+    rows = await connection.fetch(
+        "select subscription_id, version from subscription where subscription_id = any($1::text[]) and unsettled "
+        "order by subscription_id for update",
+        list(subscription_ids),
     )
     return {row["subscription_id"]: row["version"] for row in rows}
 

@@ -1,0 +1,80 @@
+"""Held events are judged again when their subscription, segment or catalogue becomes known: page by page, a transaction each."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import structlog
+
+from billing_common.db import Connection
+from usage_collector import correction_store, held_store, metrics, rollup_store, store, subscription_store
+from usage_collector.collecting import Collector
+from usage_collector.event_rows import Judged
+from usage_collector.held_store import HeldPlace
+from usage_collector.metering import billable_since, judge
+from usage_collector.observing import Observation
+
+log = structlog.get_logger(__name__)
+SUBSCRIPTIONS_MAX = 50
+PAGE = 2000
+
+
+@dataclass
+class Pass:
+    """One look at all held events of some subscriptions. It lives in memory only: who begins anew finds what is still held."""
+
+    versions: dict[str, int]  # of the subscriptions; one that changes on the way is left to another pass
+    place: HeldPlace = field(default_factory=HeldPlace)
+    corrections: list[Observation] = field(default_factory=list)  # judged last: they take from what the other events have brought
+
+    def keep(self, versions: Mapping[str, int]) -> list[str]:
+        """Go on with those that are as they were."""
+        self.versions = {key: version for key, version in self.versions.items() if versions.get(key) == version}
+        return list(self.versions)
+
+
+async def settle_some(collector: Collector, now: datetime | None = None) -> int:
+    """Judge the held events of some changed subscriptions again; returns at how many subscriptions it looked."""
+    begun = await begin(collector)
+    looked_at = len(begun.versions)
+    if looked_at:
+        while not await judge_page(collector, begun, now):
+            pass
+        log.info("held events judged again", subscriptions=len(begun.versions), changed_meanwhile=looked_at - len(begun.versions))
+    return looked_at
+
+
+async def begin(collector: Collector) -> Pass:
+    async with collector.pool.acquire() as connection, connection.transaction():
+        return Pass(await subscription_store.pick_unsettled(connection, SUBSCRIPTIONS_MAX))
+
+
+async def judge_page(collector: Collector, begun: Pass, now: datetime | None) -> bool:
+    """Judge one page; with the last one the subscriptions are settled. Returns whether it was the last."""
+    async with collector.pool.acquire() as connection, connection.transaction():
+        await store.lock_shared(connection)
+        await collector.directory.refresh(connection)
+        subscriptions = begun.keep(await subscription_store.lock_unsettled(connection, list(begun.versions)))
+        sids = await subscription_store.keys_of(connection, subscriptions)
+        holders = await collector.directory.find(connection, sids)
+        page = await held_store.held_page(connection, sids, begun.place, PAGE)
+        is_last = len(page) < PAGE
+        corrections = [one for one in (*begun.corrections, *page) if one.origin == "correction" and one.sid in holders]
+        judging = [one for one in page if one.origin != "correction"] + (corrections if is_last else [])
+        rules, since = collector.directory.rules, billable_since(now)
+        settled = await _settle(connection, [(one, judge(one, holders.get(one.sid), rules, since=since)) for one in judging])
+        if is_last:
+            await correction_store.hold_below_zero(connection, subscriptions)
+            await subscription_store.mark_settled(connection, subscriptions)
+    metrics.SETTLED.inc(settled)
+    if not is_last:
+        begun.place, begun.corrections = HeldPlace(page[-1].sid, page[-1].day, page[-1].id), corrections
+    return is_last
+
+
+async def _settle(connection: Connection, judged: Sequence[Judged]) -> int:
+    if not judged:
+        return 0
+    settled = await held_store.settle(connection, judged)
+    await rollup_store.mark(connection, [one for one, _ in judged])
+    return settled
