@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -167,7 +168,7 @@ async def test_what_requests_record_at_once_is_stored_together(make_recorder: Ma
     recorder.start()
     running = recorder._running
     assert running is not None
-    spool: Any = running[1]._spool
+    spool: Any = running[1]._opened()
     append = spool.append
     spool.append = lambda bodies: (commits.append(len(bodies)), append(bodies))
     await asyncio.gather(*(recorder.record(CALL) for _ in range(200)))
@@ -229,6 +230,99 @@ async def test_one_event_with_a_time_ahead_waits_and_stands_in_nobodys_way(make_
     clock[0] -= timedelta(days=3)  # the clock is put right: what is due by the wrong one does not wait for it
     sender._post = refuse_ahead(now + timedelta(days=30))  # type: ignore[method-assign,assignment]
     assert turns(3) == (41, 1, "idle")
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    for _ in range(300):
+        if holds():
+            return
+        await asyncio.sleep(0.02)
+    raise AssertionError("waited in vain")
+
+
+GARBAGE = b"\0garbage after a power cut" * 500
+
+
+async def test_a_damaged_spool_is_set_aside_and_told_and_nothing_new_is_lost(make_recorder: MakeRecorder, tmp_path: Path) -> None:
+    folder, told = tmp_path / "spool", list[tuple[str, str]]()
+    folder.mkdir()
+    for name in ("spool.db", "sender.db"):
+        (folder / name).write_bytes(GARBAGE)
+    recorder = make_recorder(on_error=lambda kind, problem: told.append((kind, problem)), backoff_seconds=0.05)
+    for _ in range(5):
+        await recorder.record(CALL)
+    stats = recorder.stats()
+    assert (stats.recorded, stats.spooled, stats.dropped, stats.in_memory) == (5, 5, 0, 0)
+    (aside,) = folder.glob("spool.db.damaged-*Z")
+    assert aside.read_bytes() == GARBAGE
+    assert [aside.name in problem for kind, problem in told if kind == "damaged"] == [True]
+    await until(lambda: recorder.stats().retries > 0)  # the sending thread lives, and finds the new one
+    assert len(Spool(folder).read(10, 10_000)) == 5
+
+
+async def test_a_spool_that_is_damaged_while_it_is_used_is_set_aside_once_by_all(make_recorder: MakeRecorder, tmp_path: Path) -> None:
+    folder, told = tmp_path / "spool", list[str]()
+    recorders = [make_recorder(on_error=lambda kind, _: told.append(kind), backoff_seconds=0.05) for _ in range(2)]
+    for _ in range(200):
+        await recorders[0].record(CALL)
+    await recorders[1].record(CALL)
+    for suffix in ("", "-wal"):
+        size = (folder / f"spool.db{suffix}").stat().st_size
+        with (folder / f"spool.db{suffix}").open("r+b") as file:
+            file.write(b"\xff" * size)
+    for _ in range(5):
+        await recorders[0].record(CALL)
+        await recorders[1].record(CALL)
+    assert [(one.stats().spooled, one.stats().dropped) for one in recorders] == [(205, 0), (6, 0)]
+    assert len(list(folder.glob("spool.db.damaged-*Z"))) == told.count("damaged") == 1
+    assert len(Spool(folder).read(100, 100_000)) == 10
+
+
+async def test_a_spool_that_was_deleted_is_begun_anew(make_recorder: MakeRecorder, tmp_path: Path) -> None:
+    recorder = make_recorder()
+    await recorder.record(CALL)
+    shutil.rmtree(tmp_path / "spool")
+    await recorder.record(CALL)
+    assert (recorder.stats().spooled, len(Spool(tmp_path / "spool").read(10, 10_000))) == (2, 1)
+
+
+async def test_what_no_thread_can_take_is_dropped_counted_and_told(make_recorder: MakeRecorder, monkeypatch: pytest.MonkeyPatch) -> None:
+    dropped: list[int] = []
+    recorder = make_recorder(on_dropped=dropped.append)
+
+    def fails() -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(recorder, "_writer", fails)
+    await recorder.record(CALL)
+    assert (recorder.stats().recorded, recorder.stats().dropped, dropped) == (1, 1, [1])
+
+
+async def test_a_sender_outlives_a_spool_that_cannot_be_opened(make_recorder: MakeRecorder, monkeypatch: pytest.MonkeyPatch) -> None:
+    tries: list[int] = []
+
+    class Locked(Spool):
+        def __init__(self, *arguments: Any, **more: Any) -> None:
+            tries.append(1)
+            if len(tries) < 3:
+                raise sqlite3.OperationalError("database is locked")
+            super().__init__(*arguments, **more)
+
+    monkeypatch.setattr("turnpike_asgi.sender.Spool", Locked)
+    recorder = make_recorder(backoff_seconds=0.02)
+    await recorder.record(CALL)
+    await until(lambda: recorder.stats().retries > 0)
+
+
+def test_an_event_that_is_damaged_in_the_spool_is_set_aside_and_the_others_are_sent(make_recorder: MakeRecorder, tmp_path: Path) -> None:
+    told: list[tuple[Any, str]] = []
+    options = make_recorder(on_rejected=lambda event, reason, _: told.append((event, reason))).options
+    spool, stats = Spool(tmp_path / "spool"), Stats()
+    good = json.dumps({"time": datetime.now(UTC).isoformat()}).encode()
+    spool.append([b"\xff{", b"[]", b"{}", good])
+    assert [stored.body for stored in Sender(options, stats, Reports(options, stats))._take(spool)] == [good]
+    assert told == [("\xff{", "damaged"), ([], "damaged"), ({}, "damaged")]
+    assert [one["event"] for one in spool.rejected()] == [{}, [], "\xff{"]
 
 
 class Leads:

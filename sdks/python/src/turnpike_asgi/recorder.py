@@ -60,7 +60,12 @@ class Recorder:
         loop = asyncio.get_running_loop()
         entry = Entry(body, loop, loop.create_future())
         self._stats.recorded += 1
-        if not self._writer().put(entry):
+        try:
+            taken = self._writer().put(entry)
+        except Exception:  # e.g. no thread can be started: the caller tells why
+            self._reports.dropped(1)
+            raise
+        if not taken:
             self._reports.dropped(1)
             return
         _, late = await asyncio.wait([entry.done], timeout=self.options.wait_seconds)

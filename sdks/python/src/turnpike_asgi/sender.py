@@ -47,13 +47,32 @@ class Sender:
     # --- in the thread -----------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        spool, leadership = Spool(self._options.folder), Leadership(self._options.folder)
+        spool: Spool | None = None
+        leadership: Leadership | None = None
         with httpx.Client(timeout=self._options.timeout_seconds, follow_redirects=False) as client:
-            while not self._is_over(spool, leadership):
-                pause = self._turn(spool, leadership, client)
+            while self._stop_at is None or time.monotonic() < self._stop_at:
+                try:
+                    spool = self._opened(spool)
+                    leadership = leadership or Leadership(self._options.folder)
+                    if self._is_over(spool, leadership):
+                        break
+                    pause = self._turn(spool, leadership, client)
+                except Exception as error:  # noqa: BLE001 - whatever happens here, the app goes on and the events stay
+                    _closed(spool)
+                    spool = None
+                    self._reports.failed("sender", error)
+                    pause = self._backoff(0)
                 self._wait(pause)
-        leadership.release()
-        spool.close()
+        if leadership is not None:
+            leadership.release()
+        _closed(spool)
+
+    def _opened(self, spool: Spool | None) -> Spool:
+        """Return the spool; another one where it was set aside meanwhile."""
+        if spool is not None and not spool.is_current():
+            spool.close()
+            spool = None
+        return spool or Spool(self._options.folder)
 
     def _is_over(self, spool: Spool, leadership: Leadership) -> bool:
         if self._stop_at is None:
@@ -62,33 +81,34 @@ class Sender:
 
     def _turn(self, spool: Spool, leadership: Leadership, client: httpx.Client) -> float:
         """Send one batch if it is this process's turn; returns the seconds to wait."""
-        try:
-            if not leadership.take():
-                self._stats.state = "standby"
-                return STANDBY_SECONDS
-            spool.release(self._options.clock().timestamp(), answers.AHEAD_PAUSE_MAX_SECONDS)
-            batch = self._take(spool)
-            if not batch:
-                self._stats.state, self._attempt = "clock_ahead" if spool.holds_ahead() else "idle", 0
-                spool.shrink()
-                self._stats.spool_bytes = spool.bytes_used()
-                return self._options.flush_seconds
+        if not leadership.take():
+            self._stats.state = "standby"
+            return STANDBY_SECONDS
+        spool.release(self._options.clock().timestamp(), answers.AHEAD_PAUSE_MAX_SECONDS)
+        batch = self._take(spool)
+        if not batch:
+            self._stats.state, self._attempt = "clock_ahead" if spool.holds_ahead() else "idle", 0
+            spool.shrink()
             self._stats.spool_bytes = spool.bytes_used()
-            return self._send(spool, client, batch)
-        except Exception as error:  # noqa: BLE001 - whatever happens here, the app goes on and the events stay
-            self._reports.error("sender", f"{type(error).__name__}: {error}")
-            return self._backoff(0)
+            return self._options.flush_seconds
+        self._stats.spool_bytes = spool.bytes_used()
+        return self._send(spool, client, batch)
 
     def _take(self, spool: Spool) -> list[Stored]:
         """Return the next batch, without what is too old to be taken."""
         batch = spool.read(self._options.batch_events_max, self._options.batch_bytes_max)
         oldest = self._options.clock() - self._options.spool_age_max
-        expired = [stored for stored in batch if _time_of(stored) < oldest]
-        if expired:
-            refused = [(stored, EXPIRED, "it waited in the spool for too long") for stored in expired]
-            self._set_aside(spool, expired, refused)
-            gone = {stored.id for stored in expired}
-            batch = [stored for stored in batch if stored.id not in gone]
+        refused: list[tuple[Stored, str, str]] = []
+        for stored in batch:
+            try:
+                if _time_of(stored) < oldest:
+                    refused.append((stored, EXPIRED, "it waited in the spool for too long"))
+            except (ValueError, KeyError, TypeError):
+                refused.append((stored, "damaged", "the event in the spool is damaged"))
+        if refused:
+            gone = [stored for stored, _, _ in refused]
+            self._set_aside(spool, gone, refused)
+            batch = [stored for stored in batch if stored not in gone]
         return batch
 
     def _send(self, spool: Spool, client: httpx.Client, batch: list[Stored]) -> float:
@@ -173,6 +193,11 @@ class Sender:
         if self._stop_at is None:
             return until
         return min(until, self._stop_at) if self._attempt else 0.0
+
+
+def _closed(spool: Spool | None) -> None:
+    if spool is not None:
+        spool.close()
 
 
 def _time_of(stored: Stored) -> datetime:

@@ -1,5 +1,6 @@
 """The spool: one SQLite file in WAL mode that all processes of an app share. What is in it outlives them."""
 
+import contextlib
 import json
 import sqlite3
 from collections.abc import Sequence
@@ -11,6 +12,8 @@ from typing import Any, Literal
 PAGE_BYTES = 4096
 BUSY_SECONDS = 5.0
 FULL_CODES = frozenset({sqlite3.SQLITE_FULL})
+DAMAGED_CODES = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+FILE = "spool.db"
 SCHEMA = """
 create table if not exists event (id integer primary key autoincrement, body blob not null) strict;
 create table if not exists ahead (id integer primary key, due real not null, body blob not null) strict;
@@ -22,6 +25,16 @@ create table if not exists rejected (
 
 class SpoolFullError(Exception):
     """The spool has reached its size, or the disk has no room."""
+
+
+class DamagedError(sqlite3.DatabaseError):
+    """A check of the whole file says so."""
+
+    sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+
+
+class SpoolReplacedError(sqlite3.Error):
+    """The file is no longer the spool: somebody set it aside. What was just written has to be written again, to the new one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +51,16 @@ class Spool:
     def __init__(self, folder: Path, *, bytes_max: int | None = None, durability: Literal["disk", "process"] = "disk") -> None:
         """`bytes_max` bounds what this connection may add; process: a commit is in the page cache, not yet on the disk."""
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._db = sqlite3.connect(folder / "spool.db", timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+        self._path = folder / FILE
+        self._db = sqlite3.connect(folder / FILE, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+        self._number = _number(self._path)
+        try:
+            self._prepare(bytes_max, durability)
+        except sqlite3.Error:
+            self._db.close()
+            raise
+
+    def _prepare(self, bytes_max: int | None, durability: Literal["disk", "process"]) -> None:
         self._db.execute("pragma auto_vacuum = incremental")
         self._db.execute("pragma journal_mode = wal")
         self._db.execute(f"pragma synchronous = {'full' if durability == 'disk' else 'normal'}")
@@ -46,6 +68,10 @@ class Spool:
         self._db.executescript(SCHEMA)
         if bytes_max is not None:
             self._db.execute(f"pragma max_page_count = {bytes_max // PAGE_BYTES}")
+
+    def is_current(self) -> bool:
+        """Tell whether the file is still the spool, and not set aside or deleted."""
+        return _number(self._path) == self._number
 
     def append(self, bodies: Sequence[bytes]) -> None:
         """Store all or none, durably. Raises SpoolFullError; sqlite3.Error while the file cannot be written."""
@@ -56,6 +82,8 @@ class Spool:
             if getattr(error, "sqlite_errorcode", None) in FULL_CODES:
                 raise SpoolFullError from error
             raise
+        if not self.is_current():
+            raise SpoolReplacedError(f"{FILE} was set aside or deleted")
 
     def read(self, events_max: int, bytes_max: int) -> list[Stored]:
         """Return the oldest events, at least one where there is any."""
@@ -102,7 +130,7 @@ class Spool:
     def rejected(self, limit: int = 100) -> list[dict[str, Any]]:
         """Return refused events with their reasons, newest first."""
         rows = self._db.execute("select at, reason, message, event from rejected order by id desc limit ?", (limit,))
-        return [{"at": at, "reason": reason, "message": message, "event": json.loads(event)} for at, reason, message, event in rows]
+        return [{"at": at, "reason": reason, "message": message, "event": readable(event)} for at, reason, message, event in rows]
 
     def is_empty(self) -> bool:
         return self._db.execute("select 1 from event limit 1").fetchone() is None
@@ -111,6 +139,15 @@ class Spool:
         """Return the bytes of pages in use."""
         pages, free = (self._db.execute(f"pragma {name}").fetchone()[0] for name in ("page_count", "freelist_count"))
         return int(pages - free) * PAGE_BYTES
+
+    def check(self) -> None:
+        """Raise sqlite3.DatabaseError where the file is damaged; closes it."""
+        try:
+            (found,) = self._db.execute("pragma quick_check(1)").fetchone()
+        finally:
+            self.close()
+        if found != "ok":
+            raise DamagedError(f"{FILE}: {found}")
 
     def shrink(self) -> None:
         """Give some of the free pages back to the file system."""
@@ -145,12 +182,56 @@ class _Transaction:
             self._db.execute("rollback")
 
 
+def readable(body: bytes) -> Any:
+    """Return an event, or the text of one that is damaged."""
+    try:
+        return json.loads(body)
+    except ValueError:
+        return body.decode("latin-1")
+
+
+def is_damaged(error: Exception) -> bool:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in DAMAGED_CODES
+
+
+def set_damaged_aside(folder: Path, now: datetime) -> str | None:
+    """Rename a spool that cannot be read, so that a new one can begin; returns its new name, None where somebody else did it."""
+    lock = sqlite3.connect(folder / "repair.db", timeout=BUSY_SECONDS, isolation_level=None)
+    try:
+        lock.execute("begin exclusive")
+        try:
+            Spool(folder).check()
+        except sqlite3.Error as error:
+            if not is_damaged(error):
+                raise
+        else:
+            return None
+        name = f"{FILE}.damaged-{now:%Y%m%dT%H%M%S.%fZ}"
+        for suffix in ("-wal", "-shm", ""):  # a new spool must never find the log of the old one
+            with contextlib.suppress(FileNotFoundError):
+                (folder / f"{FILE}{suffix}").rename(folder / f"{name}{suffix}")
+        return name
+    finally:
+        lock.close()
+
+
+def _number(path: Path) -> int | None:
+    try:
+        return path.stat().st_ino
+    except FileNotFoundError:
+        return None
+
+
 class Leadership:
     """Who sends: of all processes of a spool, the one that holds the lock of a second file. The kernel frees it with the process."""
 
     def __init__(self, folder: Path) -> None:
-        self._db = sqlite3.connect(folder / "sender.db", timeout=0, isolation_level=None, check_same_thread=False)
+        self._path = folder / "sender.db"
+        self._db = self._connect()
         self.held = False
+
+    def _connect(self) -> sqlite3.Connection:
+        return sqlite3.connect(self._path, timeout=0, isolation_level=None, check_same_thread=False)
 
     def take(self) -> bool:
         """Try to become the sender; returns whether this process is it."""
@@ -159,6 +240,12 @@ class Leadership:
                 self._db.execute("begin exclusive")
             except sqlite3.OperationalError:
                 return False
+            except sqlite3.DatabaseError as error:
+                if is_damaged(error):  # nothing is ever in it: the next try makes it anew
+                    self._db.close()
+                    self._path.unlink(missing_ok=True)
+                    self._db = self._connect()
+                raise
             self.held = True
         return True
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from turnpike_asgi.options import Options
 from turnpike_asgi.reports import Reports
-from turnpike_asgi.spool import Spool, SpoolFullError
+from turnpike_asgi.spool import Spool, SpoolFullError, SpoolReplacedError
 from turnpike_asgi.stats import Stats
 
 GROUP_MAX = 1000
@@ -36,7 +36,7 @@ class Writer:
         self._stop_at: float | None = None
         self._limit = GROUP_MAX
         self._thread = threading.Thread(target=self._run, name="turnpike-writer", daemon=True)
-        self._spool = Spool(options.folder, bytes_max=options.spool_bytes_max, durability=options.durability)
+        self._spool: Spool | None = None
 
     def start(self) -> None:
         self._thread.start()
@@ -62,16 +62,32 @@ class Writer:
     def _run(self) -> None:
         while group := self._next_group():
             try:
-                self._spool.append([entry.body for entry in group])
+                self._opened().append([entry.body for entry in group])
             except SpoolFullError:
                 self._full(group)
-            except sqlite3.Error as error:
-                self._reports.error("spool", f"{type(error).__name__}: {error}")
+            except SpoolReplacedError as error:
+                self._reports.error("spool", str(error))
+                self._close()
+            except (sqlite3.Error, OSError) as error:
+                self._close()
+                self._reports.failed("spool", error)
                 self._pause()
             else:
                 self._limit = min(self._limit * 2, GROUP_MAX)
                 self._finish(group, stored=True)
-        self._spool.close()
+        self._close()
+
+    def _opened(self) -> Spool:
+        """Return the spool, in this thread: no request waits for a lock of the file, and what cannot be opened is tried again."""
+        if self._spool is None:
+            options = self._options
+            self._spool = Spool(options.folder, bytes_max=options.spool_bytes_max, durability=options.durability)
+        return self._spool
+
+    def _close(self) -> None:
+        if self._spool is not None:
+            self._spool.close()
+        self._spool = None
 
     def _full(self, group: list[Entry]) -> None:
         """A part of a group may still fit; when not even one event does, wait for room or drop it."""
