@@ -9,7 +9,7 @@ from typer.testing import CliRunner, Result
 
 from turnpike_cli.__main__ import app
 from turnpike_cli.doors import Doors
-from turnpike_cli.errors import CommandError
+from turnpike_cli.errors import CommandError, DoorRefusedError
 from turnpike_cli.reconcile_command import span_of
 
 METER = {
@@ -114,3 +114,24 @@ def test_a_period_is_a_month_a_day_or_two_days() -> None:
     assert span_of(None, now) == (datetime(2027, 1, 9, tzinfo=UTC), datetime(2027, 3, 12, tzinfo=UTC))
     with pytest.raises(CommandError):
         span_of("2027-03-03/2027-02-01", now)
+
+
+@pytest.mark.parametrize("period", ["9999-12", "9999-12-31", "0001-01-01T00:00:00+05:00/2027-01-01"])
+def test_a_period_beyond_the_calendar_is_refused_by_name(period: str, answers: list[dict[str, Any]]) -> None:
+    done = run("--period", period)
+    assert isinstance(done.exception, CommandError)
+    assert str(done.exception).startswith("--period: ")
+
+
+def test_an_id_that_nobody_knows_ends_with_the_reporters_words(answers: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    known = Doors.ask
+
+    async def ask(self: Doors, name: str, method: str, path: str, **more: Any) -> Any:
+        if path == "/v1/reconciliations":
+            raise DoorRefusedError("stripe_reporter refuses", "subscription nobody: not known", content=None)
+        return await known(self, name, method, path, **more)
+
+    monkeypatch.setattr(Doors, "ask", ask)
+    done = run("--subscription", "nobody")
+    assert "nobody: not known" in str(done.exception)
+    assert "all stations agree" not in done.stdout

@@ -285,3 +285,20 @@ def test_late_usage_is_listed_and_decided(doors: Asked) -> None:
 def test_no_late_usage_is_said_in_a_sentence(doors: Asked) -> None:
     doors.answers = {("usage_collector", "GET", "/v1/late"): []}
     assert "no usage came after its period was closed" in run("usage", "late").stdout
+
+
+@pytest.mark.parametrize(("command", "what"), [(("usage", "show"), "subscription"), (("explain",), "invoice")])
+def test_ids_with_a_slash_are_not_known_and_others_are_quoted(doors: Asked, command: tuple[str, ...], what: str) -> None:
+    assert str(run(*command, "a/b?c").exception) == f"{what} 'a/b?c' is not known: no id looks like this."
+    assert doors.asked == []
+    run(*command, "b?c#d")
+    assert "/b%3Fc%23d" in doors.asked[0][1]
+
+
+def test_a_time_beyond_the_calendar_is_refused_by_its_option(doors: Asked) -> None:
+    done = run(*(word if word != "2027-01-05T10:20" else "0001-01-01T00:00:00+05:00" for word in ADJUST))
+    assert isinstance(done.exception, CommandError)
+    assert str(done.exception).startswith("--at: '0001-01-01T00:00:00+05:00' lies before the year 1")
+    assert doors.asked == []
+    doors.answers = {("usage_collector", "GET", "/v1/usage/s-1/standing"): STANDING}
+    assert str(run("usage", "show", "s-1", "--from", "9999-12-31T23:30").exception).startswith("--from: 9999-12-31")

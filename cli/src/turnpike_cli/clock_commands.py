@@ -60,7 +60,7 @@ def advance(
     """Move the clock forward, from one due transition to the next, waiting at each until all is settled."""
     if (to is None) == (by is None):
         raise CommandError("Say either --to TIME or --by DURATION.")
-    asyncio.run(_advance(Stack(data), parse_moment(to) if to else parse_duration(by or ""), as_json))
+    asyncio.run(_advance(Stack(data), parse_moment(to, "--to") if to else parse_duration(by or ""), as_json))
 
 
 async def _advance(stack: Stack, target: datetime | timedelta, as_json: bool) -> None:
@@ -78,13 +78,16 @@ async def _advance(stack: Stack, target: datetime | timedelta, as_json: bool) ->
         print_json([{"at": step.at, "cause": step.cause, "seconds": round(step.seconds, 3)} for step in steps])
 
 
-def parse_moment(text: str) -> datetime:
-    """Read a date or time; without a zone it is UTC."""
+def parse_moment(text: str, option: str = "") -> datetime:
+    """Read a date or time; without a zone it is UTC. `option` names where it was written."""
+    where = f"{option}: " if option else ""
     try:
         moment = datetime.fromisoformat(text)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
     except ValueError as error:
-        raise CommandError(f"{text!r} is no time; write 2026-12-01 or 2026-12-01T06:00:00Z.") from error
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+        raise CommandError(f"{where}{text!r} is no time; write 2026-12-01 or 2026-12-01T06:00:00Z.") from error
+    except OverflowError as error:
+        raise CommandError(f"{where}{text!r} lies before the year 1 or after the year 9999 in UTC.") from error
 
 
 def parse_duration(text: str) -> timedelta:

@@ -44,7 +44,7 @@ def adjust(
     as_json: AsJson = False,
 ) -> None:
     """Add usage, or take some away. The same words twice are one adjustment."""
-    body = {"meter": meter, "quantity": quantity, "at": parse_moment(at).isoformat()}
+    body = {"meter": meter, "quantity": quantity, "at": parse_moment(at, "--at").isoformat()}
     _make(Stack(data), "adjustments", subscription, body | {"reason": reason, "by": by, "dry_run": dry_run}, as_json=as_json)
 
 
@@ -61,7 +61,7 @@ def delete(
     as_json: AsJson = False,
 ) -> None:
     """Take one event out of what was counted. It is not counted again when its sender repeats it."""
-    body = {"source": source, "id": event_id, "day": parse_moment(day).date().isoformat()}
+    body = {"source": source, "id": event_id, "day": parse_moment(day, "--day").date().isoformat()}
     _make(Stack(data), "deletions", subscription, body | {"reason": reason, "by": by, "dry_run": dry_run}, as_json=as_json)
 
 
@@ -143,7 +143,11 @@ def adjustments(
     as_json: AsJson = False,
 ) -> None:
     """List corrections of usage: who made which, why, and what it cost or gave back."""
-    named = {"subscription_id": subscription, "from": since and parse_moment(since).isoformat(), "to": to and parse_moment(to).isoformat()}
+    named = {
+        "subscription_id": subscription,
+        "from": since and parse_moment(since, "--from").isoformat(),
+        "to": to and parse_moment(to, "--to").isoformat(),
+    }
     found = asyncio.run(_listed(Stack(data), {name: value for name, value in named.items() if value}, limit))
     if as_json:
         print_json(found)

@@ -9,7 +9,7 @@ import typer
 
 from billing_common.money import display
 from turnpike_cli.clock_commands import parse_moment
-from turnpike_cli.doors import Doors
+from turnpike_cli.doors import Doors, path_part
 from turnpike_cli.errors import CommandError
 from turnpike_cli.output import print_json, print_table
 from turnpike_cli.stack import Stack
@@ -53,12 +53,12 @@ def explain(
 
 async def _download(stack: Stack, invoice: str, file: Path, level: str) -> int:
     async with Doors(stack) as doors:
-        return await doors.download(SERVICE, f"/v1/explanations/{invoice}/csv", file, params={"level": level})
+        return await doors.download(SERVICE, f"/v1/explanations/{path_part(invoice, 'invoice')}/csv", file, params={"level": level})
 
 
 async def _ask(stack: Stack, invoice: str, *, meter: str | None, day: str | None, hour: str | None, limit: int) -> dict[str, Any]:
     async with Doors(stack) as doors:
-        path = f"/v1/explanations/{invoice}"
+        path = f"/v1/explanations/{path_part(invoice, 'invoice')}"
         tree: dict[str, Any] = await doors.ask(SERVICE, "GET", path)
         tree["usage"] = [usage for usage in tree["usage"] if meter in {None, usage["meter_id"]}]
         if not (day or hour):

@@ -55,15 +55,22 @@ def span_of(period: str | None, now: datetime) -> tuple[datetime, datetime]:
     if period is None:
         until = now.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
         return until - timedelta(days=DAYS_BACK), until
+    try:
+        start, end = _named(period)
+    except OverflowError as error:
+        raise CommandError(f"--period: {period} ends after the year 9999; name an earlier one.") from error
+    if end <= start:
+        raise CommandError(f"--period: {period} ends before it begins; write 2026-12-01/2027-01-15.")
+    return start, end
+
+
+def _named(period: str) -> tuple[datetime, datetime]:
     if re.fullmatch(r"\d{4}-\d{2}", period):
-        start = parse_moment(f"{period}-01")
+        start = parse_moment(f"{period}-01", "--period")
         return start, (start + timedelta(days=31)).replace(day=1)
     first, slash, last = period.partition("/")
-    start = parse_moment(first)
-    end = parse_moment(last) if slash else start + timedelta(days=1)
-    if end <= start:
-        raise CommandError(f"{period} ends before it begins; write 2026-12-01/2027-01-15.")
-    return start, end
+    start = parse_moment(first, "--period")
+    return start, parse_moment(last, "--period") if slash else start + timedelta(days=1)
 
 
 async def _reconcile(

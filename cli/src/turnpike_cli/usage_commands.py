@@ -12,7 +12,8 @@ from billing_common.bill_so_far import earlier_of
 from billing_common.money import display
 from turnpike_cli import correction_commands, late_commands
 from turnpike_cli.clock_commands import parse_moment
-from turnpike_cli.doors import Doors
+from turnpike_cli.doors import Doors, path_part
+from turnpike_cli.errors import CommandError
 from turnpike_cli.output import print_json, print_table
 from turnpike_cli.stack import Stack
 from turnpike_cli.stack_commands import AsJson, DataFolder
@@ -49,7 +50,7 @@ def rejected(
     as_json: AsJson = False,
 ) -> None:
     """List rejected events, of the last 30 days unless said otherwise, and what the HTTP door refused."""
-    params = {"subscription_id": subscription, "from": _moment(since), "to": _moment(to), "limit": limit}
+    params = {"subscription_id": subscription, "from": _moment(since, "--from"), "to": _moment(to, "--to"), "limit": limit}
     found = asyncio.run(_ask(Stack(data), "/v1/rejected", params))
     if as_json:
         print_json(found)
@@ -68,8 +69,8 @@ def rejected(
         print_table("Refused at the HTTP door", ["last (UTC)", "reason", "subscription", "sender", "events"], refused)
 
 
-def _moment(text: str | None) -> str | None:
-    return parse_moment(text).isoformat() if text else None
+def _moment(text: str | None, option: str) -> str | None:
+    return parse_moment(text, option).isoformat() if text else None
 
 
 async def _ask(stack: Stack, path: str, params: dict[str, Any]) -> Any:
@@ -103,14 +104,22 @@ def show(
         typer.echo(f"Hours from {found['split']['complete_until'][:16]} UTC on are in the totals but are not divided yet.")
 
 
+def _hour_after(moment: datetime) -> datetime:
+    try:
+        return moment + timedelta(hours=1)
+    except OverflowError as error:
+        raise CommandError(f"--from: {moment:%Y-%m-%d} is the end of the calendar; name an earlier day.") from error
+
+
 async def _show(stack: Stack, subscription: str, by: By, since: str | None, to: str | None) -> dict[str, Any]:
+    path = f"/v1/usage/{path_part(subscription, 'subscription')}"
     async with Doors(stack) as doors:
-        standing = await doors.ask("usage_collector", "GET", f"/v1/usage/{subscription}/standing")
-        start = parse_moment(since or standing["period_start"])
-        end = parse_moment(to) if to else max(datetime.fromisoformat(standing["freshness"]["as_of"]), start) + timedelta(hours=1)
-        span, path = {"from": start.isoformat(), "to": end.isoformat()}, f"/v1/usage/{subscription}/split"
-        split = await doors.ask("usage_collector", "GET", path, params={**span, "by": [by, "outcome"]})
-        origins = await doors.ask("usage_collector", "GET", path, params={**span, "by": ["origin", "outcome"]})
+        standing = await doors.ask("usage_collector", "GET", f"{path}/standing")
+        start = parse_moment(since or standing["period_start"], "--from")
+        end = parse_moment(to, "--to") if to else _hour_after(max(datetime.fromisoformat(standing["freshness"]["as_of"]), start))
+        span = {"from": start.isoformat(), "to": end.isoformat()}
+        split = await doors.ask("usage_collector", "GET", f"{path}/split", params={**span, "by": [by, "outcome"]})
+        origins = await doors.ask("usage_collector", "GET", f"{path}/split", params={**span, "by": ["origin", "outcome"]})
         charges = await doors.ask("checkout", "GET", "/v1/corrections", params={"subscription_id": subscription, "limit": 1000})
     begin = datetime.fromisoformat(standing["period_start"])
     return {

@@ -6,13 +6,14 @@ from typing import Any
 
 import asyncpg
 import pytest
+from fastapi import HTTPException
 
 from billing_common.events import Event, InvoiceFinalized, InvoiceLine, UsageCollected
 from stripe_reporter import hourly, metrics, reconciliation, reconciliation_store, repairing
 from stripe_reporter.collector_gateway import CollectorUnavailableError
 from stripe_reporter.reconciliation import Clocks, Difference, InvoicedUsage, MeterFigures, judge_events, judge_invoice, judge_meter
 from stripe_reporter.reconciling import RANGE_MAX, Reconciled, Stations, reconcile
-from stripe_reporter.routes_reconciliation import answer
+from stripe_reporter.routes_reconciliation import answer, known_only
 from stripe_reporter.sender import Sender
 from stripe_reporter.stripe_gateway import StripeGateway
 
@@ -227,6 +228,23 @@ async def test_a_month_in_which_all_stations_agree(scene: Scene) -> None:
     assert [(row.counted, row.windows, row.told, row.acknowledged, row.stripe) for row in shown.meters if row.meter_id == "calls"] == [
         (100, 100, 100, 100, 100)
     ]
+
+
+async def test_an_id_that_nobody_has_heard_of_agrees_with_nothing(scene: Scene) -> None:
+    found = await reconcile(scene.stations, ["s-1", "nobody"], DAY, DAY + timedelta(days=1))
+    assert [(one.subscription_id, one.known) for one in found] == [("s-1", True), ("nobody", False)]
+    assert known_only(found[:1]) == found[:1]
+    with pytest.raises(HTTPException) as refused:
+        known_only(found)
+    assert refused.value.status_code == 404
+    assert refused.value.detail.startswith("subscription nobody: not known to the collector nor to the reporter")
+
+
+async def test_a_subscription_that_only_the_collector_knows_is_compared(scene: Scene) -> None:
+    for day in scene.collector.days:
+        day["subscription_id"] = "s-new"
+    (found,) = await reconcile(scene.stations, ["s-new"], DAY, DAY + timedelta(days=1))
+    assert found.known
 
 
 async def test_a_meter_event_sent_by_hand_is_found_and_never_taken_away(scene: Scene, stripe: StripeStandIn) -> None:

@@ -61,6 +61,7 @@ class Reconciled:
     problems: Sequence[str]
     kept_from: datetime | None = None
     left_out: Sequence[datetime] = ()  # hours whose events were not added up yet, so they were not compared
+    known: bool = True  # False: neither the collector nor the reporter has heard of it
 
 
 @dataclass(frozen=True)
@@ -164,8 +165,9 @@ class _Subscription:
         ]
         span = self.span
         return Reconciled(
-            self.subscription_id, account, currency, self.days, meters, billed, found, self.problems, span.kept_from, span.left_out
-        )
+            self.subscription_id, account, currency, self.days, meters, billed, found, self.problems, span.kept_from, span.left_out,
+            known=bool(facts or self.days or meters or invoices or closed),
+        )  # fmt: skip
 
     async def _add_plan(self, connection: Connection, facts: Any, catalogues: dict[str, Catalogue]) -> str | None:
         """Return the product that the subscription has now, its catalogue added: a month may have no usage but lost usage."""

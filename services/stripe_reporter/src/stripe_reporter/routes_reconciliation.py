@@ -127,11 +127,19 @@ def _range(since: datetime, until: datetime) -> tuple[datetime, datetime]:
     return first, last
 
 
+def known_only(found: list[Reconciled]) -> list[Reconciled]:
+    """Refuse ids that nobody has heard of: nothing agrees with nothing, and that says nothing."""
+    if unknown := [one.subscription_id for one in found if not one.known]:
+        named = "subscription " + unknown[0] if len(unknown) == 1 else "subscriptions " + ", ".join(unknown)
+        raise HTTPException(404, f"{named}: not known to the collector nor to the reporter; it takes Turnpike's subscription id")
+    return found
+
+
 @router.post("", dependencies=[Depends(require_scope("reports:read"))])
 async def get_reconciliations(request: Request, body: RangeRequest) -> list[SubscriptionAnswer]:
     """Compare gateway, events, windows, ledger, Stripe's meter summaries and invoice lines of some subscriptions, now."""
     stations = stations_of(request)
-    found = await reconcile(stations, body.subscriptions, *_range(body.since, body.to))
+    found = known_only(await reconcile(stations, body.subscriptions, *_range(body.since, body.to)))
     return [answer(one, stations.clocks.now) for one in found]
 
 
@@ -141,7 +149,7 @@ async def repair(request: Request, body: RangeRequest) -> list[RepairAnswer]:
     stations, span = stations_of(request), _range(body.since, body.to)
     answers = [
         RepairAnswer(subscription_id=found.subscription_id, done=await repairing.repair(stations, found, *span))
-        for found in await reconcile(stations, body.subscriptions, *span)
+        for found in known_only(await reconcile(stations, body.subscriptions, *span))
     ]
     request.app.state.wake.set()
     return answers
