@@ -302,3 +302,13 @@ def test_a_time_beyond_the_calendar_is_refused_by_its_option(doors: Asked) -> No
     assert doors.asked == []
     doors.answers = {("usage_collector", "GET", "/v1/usage/s-1/standing"): STANDING}
     assert str(run("usage", "show", "s-1", "--from", "9999-12-31T23:30").exception).startswith("--from: 9999-12-31")
+
+
+@pytest.mark.parametrize(("words", "asked"), [((), {}), (("--subscription", "s-1"), {"subscription_id": "s-1"})])
+def test_what_stripe_refused_is_sent_again(doors: Asked, words: tuple[str, ...], asked: dict[str, str]) -> None:
+    report = ("stripe_reporter", "POST", "/v1/report")
+    doors.answers = {report: {"windows": 0, "retried": 1200}}
+    assert run("usage", "retry-refused", *words).stdout.startswith("1,200 refused meter events are sent again")
+    assert doors.asked == [("stripe_reporter", "/v1/report", {"retry_rejected": True, **asked})]
+    doors.answers = {report: {"windows": 3, "retried": 0}}
+    assert "refused nothing" in run("usage", "retry-refused", *words).stdout

@@ -224,15 +224,17 @@ def retry_pause(failures: int, *, longest: float, jitter: float) -> timedelta:
 
 REMEDIES: Mapping[str, str] = {
     "timestamp_too_far_in_past": "Stripe takes usage of the past 35 days only: bill it by an invoice item or waive it",
-    "archived_meter": "reactivate the meter in Stripe, then run POST /v1/report with retry_rejected",
-    "no_meter": "apply the catalogue again so that the meter exists, then run POST /v1/report with retry_rejected",
+    "archived_meter": "reactivate the meter in Stripe, then run `turnpike usage retry-refused`",
+    "no_meter": "apply the catalogue again so that the meter exists, then run `turnpike usage retry-refused`",
     "meter_event_customer_not_found": "the customer was deleted in Stripe: bill the usage by hand or waive it",
     "resource_missing": "the customer or meter no longer exists in Stripe: bill the usage by hand or waive it",
-    "meter_event_no_customer_defined": "the subscription has no Stripe customer: check it, then run POST /v1/report with retry_rejected",
+    "meter_event_no_customer_defined": "the subscription has no Stripe customer: check it, then run `turnpike usage retry-refused`",
     "meter_event_invalid_value": "Stripe takes whole numbers only: correct the usage",
     "meter_event_value_too_many_digits": "the quantity is too large for Stripe: correct the usage",
 }
 
 
 def remedy(code: str) -> str:
-    return REMEDIES.get(code, "look the request up in Stripe's log by its request id, correct the cause, then report with retry_rejected")
+    return REMEDIES.get(
+        code, "look the request up in Stripe's log by its request id, correct the cause, then run `turnpike usage retry-refused`"
+    )
