@@ -23,8 +23,8 @@ from pydantic import SecretStr
 
 from billing_common.events import derive_id
 from usage_collector import public_contract, sender_store
-from usage_collector.cloud_events import Incoming, Limits, RequestError, check, digest, parse
-from usage_collector.decoding import decode_recorded
+from usage_collector.cloud_events import Incoming, Limits, RequestError, check, parse
+from usage_collector.decoding import decode_recorded, digest
 from usage_collector.ingest import Ingest, IngestDoor
 from usage_collector.refusals import Refusals, rejected
 from usage_collector.senders import Sender, Senders, new_key

@@ -15,6 +15,7 @@ from billing_common.service import Service
 from usage_collector import handlers, public_contract, rolling, routes, routes_corrections, routes_days, routes_late, routes_usage, streams
 from usage_collector.apim_gateway import CallCount, calls_by_day, successful_calls
 from usage_collector.background import Background
+from usage_collector.call_mapping import parse_mapping
 from usage_collector.collecting import Collector
 from usage_collector.ingest import Ingest, IngestDoor
 from usage_collector.positions import Positions, Stream
@@ -33,7 +34,9 @@ def create_service(settings: Settings) -> Service:
     """Return the service, not started: a door for events, and unless `settings.collect` is off all that becomes of them."""
     elsewhere = bool(settings.calls_kafka_bootstrap_servers)
     session_timeout_ms = settings.calls_kafka_session_timeout_ms if elsewhere else settings.session_timeout_ms
-    calls = streams.gateway_calls_router(settings.calls_topic, records_max=settings.batch_max, session_timeout_ms=session_timeout_ms)
+    calls = streams.gateway_calls_router(
+        settings.calls_topic, _read_calls(settings), records_max=settings.batch_max, session_timeout_ms=session_timeout_ms
+    )
     recorded = streams.usage_recorded_router(session_timeout_ms=settings.session_timeout_ms)
     routers = [handlers.router, recorded, *([] if elsewhere else [calls])]
     service = Service(SERVICE, settings, migrations=MIGRATIONS, routers=routers if settings.collect else [])
@@ -52,6 +55,15 @@ def create_service(settings: Settings) -> Service:
         calls_broker.include_router(calls)
     service.on_start(lambda: _start_collecting(service, settings, calls_broker))
     return service
+
+
+def _read_calls(settings: Settings) -> streams.ReadCalls:
+    """Choose once how the records of the calls' topic are read."""
+    if settings.calls_format == "cloudevents":
+        return streams.read_cloud_events(quantity_max=settings.quantity_max, events_max=settings.ingest_events_max)
+    if settings.calls_format == "mapped":
+        return streams.read_mapped_calls(parse_mapping(settings.calls_mapping), quantity_max=settings.quantity_max)
+    return streams.read_fixed_calls()
 
 
 async def _start_door(service: Service, settings: Settings) -> None:

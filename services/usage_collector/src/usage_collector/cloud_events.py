@@ -1,6 +1,5 @@
 """CloudEvents over HTTP: structured, batched and binary bodies become events, and each event is checked. No I/O."""
 
-import hashlib
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from usage_collector.decoding import DIGEST_LENGTH, Instant, in_utc
+from usage_collector.decoding import Instant, digest, in_utc
 from usage_collector.senders import Sender
 
 SINGLE, BATCH = "application/cloudevents+json", "application/cloudevents-batch+json"
@@ -148,10 +147,8 @@ def _parse_binary(media_type: str, headers: Mapping[str, str], body: bytes) -> I
 
 def check(event: Incoming, sender: Sender, limits: Limits) -> tuple[str, str] | None:
     """Return why an event is refused (code, sentence), or None. A good event's `data` keeps only what counts."""
-    if event.specversion != "1.0" or event.type != TYPE:
-        return "unknown_type", f"specversion must be 1.0 and type {TYPE}"
-    if not (0 < len(event.id) <= 256 and 0 < len(event.subject) <= 256 and 0 < len(event.source) <= 256):
-        return "invalid_attribute", "id, source and subject need 1 to 256 characters"
+    if (fault := check_envelope(event)) is not None:
+        return fault
     if not sender.speaks_for(event.source):
         own = sender.source_prefix
         return "foreign_source", f"this key speaks only for its own source: set source to {own} or to one below it ({own}/...)"
@@ -159,10 +156,20 @@ def check(event: Incoming, sender: Sender, limits: Limits) -> tuple[str, str] | 
         return "foreign_subscription", "this key may not send for this subscription"
     if not limits.oldest <= event.time <= limits.newest:
         return ("too_old", "the event is too old") if event.time < limits.oldest else ("in_the_future", "the time lies in the future")
-    return _check_data(event, limits)
+    return check_data(event, limits)
 
 
-def _check_data(event: Incoming, limits: Limits) -> tuple[str, str] | None:
+def check_envelope(event: Incoming) -> tuple[str, str] | None:
+    """Return why an event is none of ours or has no identity."""
+    if event.specversion != "1.0" or event.type != TYPE:
+        return "unknown_type", f"specversion must be 1.0 and type {TYPE}"
+    if not (0 < len(event.id) <= 256 and 0 < len(event.subject) <= 256 and 0 < len(event.source) <= 256):
+        return "invalid_attribute", "id, source and subject need 1 to 256 characters"
+    return None
+
+
+def check_data(event: Incoming, limits: Limits) -> tuple[str, str] | None:
+    """Return why `data` is refused; of good ones only what counts is kept."""
     given = event.data
     quantity = given.get("quantity", 1)
     if type(quantity) is not int or not 0 <= quantity <= limits.quantity_max:
@@ -197,11 +204,6 @@ def _check_call(event: Incoming, given: dict[str, Any], limits: Limits) -> tuple
             kept[name] = digest(name, value)
     event.data = kept
     return None
-
-
-def digest(name: str, value: str) -> str:
-    """Return what stands for a text from here on: nobody needs the text itself, only whether it is the same."""
-    return hashlib.sha256(f"{name}\x1f{value}".encode()).hexdigest()[:DIGEST_LENGTH]
 
 
 def normalise(event: Incoming) -> Incoming:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, date, datetime
-from hashlib import sha1
+from hashlib import sha1, sha256
 from typing import Annotated, Any, TypeVar
 from uuid import UUID
 
@@ -10,7 +10,7 @@ import msgspec
 from asyncpg.pgproto import pgproto
 
 from billing_common.events import NAMESPACE, InvalidEventError
-from usage_collector.observing import Observation
+from usage_collector.observing import Observation, Origin
 
 T = TypeVar("T")
 Id = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
@@ -58,6 +58,7 @@ class Usage(msgspec.Struct, gc=False):
 
 
 NAMED = frozenset(Usage.__struct_fields__)
+Decoded = tuple[list[Observation], list[tuple[int, InvalidEventError]]]  # and by place what is poison
 UUID_KEPT = bytes.fromhex("ffffffffffff0fff3fffffffffffffff")
 UUID_VERSION = bytes.fromhex("00000000000050008000000000000000")
 _namespace_hashed = sha1(NAMESPACE.bytes, usedforsecurity=False)
@@ -67,19 +68,19 @@ _recorded_many = msgspec.json.Decoder(list[list[Recorded]])
 _recorded = msgspec.json.Decoder(list[Recorded])
 
 
-def decode_calls(values: Sequence[bytes]) -> tuple[list[Observation], list[tuple[int, InvalidEventError]]]:
+def decode_calls(values: Sequence[bytes]) -> Decoded:
     """Return the observations and, by place, what is poison."""
-    good, bad = _decode(values, _calls.decode, _call.decode)
-    return _convert(good, bad, observe_calls)
+    good, bad = decode_each(values, _calls.decode, _call.decode)
+    return convert_each(good, bad, observe_calls)
 
 
-def decode_recorded(values: Sequence[bytes]) -> tuple[list[Observation], list[tuple[int, InvalidEventError]]]:
+def decode_recorded(values: Sequence[bytes]) -> Decoded:
     """Return the observations and, by place, what is poison. A record holds an array of events."""
-    good, bad = _decode(values, _recorded_many.decode, _recorded.decode)
-    return _convert(good, bad, lambda records: observe_recorded([event for record in records for event in record]))
+    good, bad = decode_each(values, _recorded_many.decode, _recorded.decode)
+    return convert_each(good, bad, lambda records: observe_recorded([event for record in records for event in record]))
 
 
-def _decode(
+def decode_each(
     values: Sequence[bytes], decode_all: Callable[[bytes], list[T]], decode_one: Callable[[bytes], T]
 ) -> tuple[list[tuple[int, T]], list[tuple[int, InvalidEventError]]]:
     """Decode all at once, and one by one only when that fails."""
@@ -98,9 +99,9 @@ def _decode(
     return good, bad
 
 
-def _convert(
+def convert_each(
     good: list[tuple[int, T]], bad: list[tuple[int, InvalidEventError]], convert: Callable[[list[T]], list[Observation]]
-) -> tuple[list[Observation], list[tuple[int, InvalidEventError]]]:
+) -> Decoded:
     """Convert all at once, and one by one only when that fails."""
     try:
         return convert([decoded for _, decoded in good]), bad
@@ -149,8 +150,8 @@ def observe_calls(calls: Sequence[Call]) -> list[Observation]:
     return seen
 
 
-def observe_recorded(events: Sequence[Recorded]) -> list[Observation]:
-    """Return recorded CloudEvents as observations."""
+def observe_recorded(events: Sequence[Recorded], origin: Origin = "ingest", quantity_max: int | None = None) -> list[Observation]:
+    """Return events as observations; what HTTP ingest recorded, unless another origin is named."""
     times = [in_utc(event.time) for event in events]
     days = [at.date() for at in times]
     names = _names(days)
@@ -158,13 +159,15 @@ def observe_recorded(events: Sequence[Recorded]) -> list[Observation]:
     seen = []
     for event, at, day, identity in zip(events, times, days, ids, strict=True):
         usage, properties = read_usage(event.data)
+        if quantity_max is not None and usage.quantity > quantity_max:
+            raise InvalidEventError(f"data: quantity must be at most {quantity_max}")
         if NUL in f"{event.id}{event.source}{event.subject}{usage.meter}{usage.method}{usage.template}":
             raise InvalidEventError("a text holds the character NUL")
         one = Observation(
             identity,
             day,
             at,
-            "ingest",
+            origin,
             event.source,
             event.id,
             event.subject,
@@ -187,6 +190,11 @@ def read_usage(data: dict[str, Any]) -> tuple[Usage, dict[str, int | str]]:
         raise InvalidEventError(f"data: {error}"[:300]) from None
     properties = {name: value for name, value in data.items() if name not in NAMED and _is_property(value)}
     return usage, properties
+
+
+def digest(name: str, value: str) -> str:
+    """Return what stands for a text from here on: nobody needs the text itself, only whether it is the same."""
+    return sha256(f"{name}\x1f{value}".encode()).hexdigest()[:DIGEST_LENGTH]
 
 
 def _is_property(value: object) -> bool:

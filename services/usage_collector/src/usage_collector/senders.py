@@ -72,6 +72,12 @@ class Senders:
         right = hmac.compare_digest(sender.key_sha256 if sender else bytes(32), hash_of(key.strip()))
         return sender if right else None
 
+    async def refresh_when_old(self) -> None:
+        """Read again what is older than the refresh time."""
+        async with self._reading:
+            if time.monotonic() - self._read_at > self._refresh_seconds:
+                await self.refresh()
+
     def _is_stale(self, sender_id: str) -> bool:
         age = time.monotonic() - self._read_at
         return age > self._refresh_seconds or (sender_id not in self._known and age > UNKNOWN_PAUSE_SECONDS)

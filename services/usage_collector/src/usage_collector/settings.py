@@ -3,11 +3,12 @@
 from datetime import timedelta
 from typing import Literal, Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from billing_common.events import GATEWAY_CALLS_TOPIC
 from billing_common.settings import ApimSettings, ServiceSettings
+from usage_collector.call_mapping import parse_mapping
 
 DAY = timedelta(days=1)
 
@@ -18,7 +19,18 @@ class Settings(ServiceSettings, ApimSettings):
     model_config = SettingsConfigDict(env_prefix="USAGE_COLLECTOR_", frozen=True)
 
     collect: bool = Field(default=True, description="off: this process only takes events at POST /v1/events, and others collect them")
-    calls_topic: str = Field(default=GATEWAY_CALLS_TOPIC, description="topic with one record per call, written by log-to-eventhub")
+    calls_topic: str = Field(
+        default=GATEWAY_CALLS_TOPIC, description="topic with the calls; with CALLS_FORMAT=turnpike written by log-to-eventhub"
+    )
+    calls_format: Literal["turnpike", "cloudevents", "mapped"] = Field(
+        default="turnpike",
+        description="what the calls' topic holds: the JSON of log-to-eventhub, CloudEvents, or another JSON that CALLS_MAPPING describes",
+    )
+    calls_mapping: str = Field(
+        default="",
+        validate_default=True,
+        description="for CALLS_FORMAT=mapped: JSON, from Turnpike's fields to paths in the record: docs/how-to/read-another-topic.md",
+    )
     calls_kafka_bootstrap_servers: str = Field(default="", description="host:port of Event Hubs' Kafka endpoint")
     calls_kafka_security_protocol: Literal["PLAINTEXT", "SASL_SSL", "SASL_PLAINTEXT", "SSL"] = "SASL_SSL"
     calls_kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "PLAIN"
@@ -81,6 +93,15 @@ class Settings(ServiceSettings, ApimSettings):
     reports_lag: timedelta = Field(
         default=timedelta(minutes=45), ge=timedelta(0), description="a segment counted by reports waits this long"
     )
+
+    @field_validator("calls_mapping")
+    @classmethod
+    def _mapping_fits_the_format(cls, text: str, info: ValidationInfo) -> str:
+        if info.data.get("calls_format") == "mapped":
+            parse_mapping(text)
+        elif text:
+            raise ValueError("it is read only with CALLS_FORMAT=mapped: set that, or remove this one")
+        return text
 
     @model_validator(mode="after")
     def _nothing_falls_between_two_polls(self) -> Self:
