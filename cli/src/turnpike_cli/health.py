@@ -15,7 +15,7 @@ BODY_MAX = 10_000
 
 @dataclass(frozen=True)
 class Health:
-    """`detail` says what is missing when the part is not ready."""
+    """`detail` says what is missing when the part is not ready, and what it holds back when it is."""
 
     state: Literal["ready", "starting", "stopped", "died"]
     detail: str
@@ -31,7 +31,7 @@ def ask_health(part: Part, port: int, postgres: Callable[[], Postgres] | None = 
         status, body = _get(port)
     except (OSError, HTTPException):
         return Health("starting", "its door is not open yet")
-    return Health("ready", "") if status == 200 else Health("starting", _reasons(status, body))
+    return Health("ready", _held(body)) if status == 200 else Health("starting", _reasons(status, body))
 
 
 def _get(port: int) -> tuple[int, bytes]:
@@ -50,3 +50,15 @@ def _reasons(status: int, body: bytes) -> str:
         return "; ".join(json.loads(body)["reasons"])
     except (ValueError, KeyError, TypeError):
         return f"its door answers {status}"
+
+
+def _held(body: bytes) -> str:
+    """Say which events a service tries again and again; the sandboxes know no such thing."""
+    try:
+        held = json.loads(body)["held"]
+        return "; ".join(
+            f"holds {one['topic']} partition {one['partition']} since {one['since'][:19]} UTC: {one['error']}, {one['tries']} tries"
+            for one in held
+        )
+    except (ValueError, KeyError, TypeError):
+        return ""

@@ -1,6 +1,6 @@
 """The doors every service has on its internal port: health, metrics, status, clock, dead letters."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Body, Depends, FastAPI, HTTPException, Query, Request
@@ -10,6 +10,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from billing_common.clock import ClockError
 from billing_common.dead_letters import DeadLetterNotFoundError
 from billing_common.internal_auth import Caller, require_scope
+from billing_common.messaging import held_events
 
 if TYPE_CHECKING:
     from billing_common.service import Service
@@ -34,7 +35,8 @@ def _add_health(app: FastAPI, service: "Service") -> None:
     @app.get("/health/ready", include_in_schema=False)
     async def ready() -> JSONResponse:
         reasons = await service.readiness()
-        return JSONResponse({"ready": not reasons, "reasons": reasons}, status_code=503 if reasons else 200)
+        inside = {"held": held_events(datetime.now(UTC))} if app is service.internal else {}
+        return JSONResponse({"ready": not reasons, "reasons": reasons, **inside}, status_code=503 if reasons else 200)
 
 
 def _add_metrics(app: FastAPI) -> None:

@@ -4,6 +4,8 @@ import asyncio
 import json
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, get_type_hints
 
 import fast_depends.exceptions
@@ -21,6 +23,10 @@ from billing_common.telemetry import HANDLED, HANDLING, RETRIES, describe
 POISON = (InvalidEventError, fast_depends.exceptions.ValidationError, json.JSONDecodeError, UnicodeDecodeError)
 SESSION_TIMEOUT_MS = 6000  # the lowest a broker allows by default: a dead member's partitions move after 6 s
 HEARTBEAT_INTERVAL_MS = 1000
+
+HELD_SHOWN_AFTER = timedelta(seconds=10)
+HELD_FORGOTTEN_AFTER = timedelta(minutes=1)  # far above the longest pause
+HELD_SHOWN_MAX = 20
 
 OF_FASTSTREAM = frozenset({"message", "broker", "logger", "context"})  # what it puts into the context itself, per message
 
@@ -73,13 +79,23 @@ async def safe_headers(record: Any, original: Callable[[Any], Any]) -> Any:
     return await original(record)
 
 
+@dataclass
+class Held:
+    """An event that holds its partition (wall time). `tried_at` grows old where another process has taken the partition over."""
+
+    since: datetime
+    tried_at: datetime
+    tries: int
+    error: str
+
+
 class PauseOrPark(BaseMiddleware):
     """Parks named poison, holds everything else: an outage stops the partition and loses nothing.
 
     The service puts its name, the producer and the activity counter into the broker's context.
     """
 
-    tries: ClassVar[dict[tuple[str, int, int], int]] = {}  # (topic, partition, offset): survives a NACK
+    held: ClassVar[dict[tuple[str, int, int], Held]] = {}  # (topic, partition, offset): survives a NACK
     budget_seconds = 20.0  # inside one delivery; far below max_poll_interval_ms
     pause_max_seconds = 5.0
     busy: ClassVar[int] = 0
@@ -114,13 +130,13 @@ class PauseOrPark(BaseMiddleware):
             else:
                 HANDLED.labels(at[0], "done").inc(len(records))
                 HANDLING.labels(at[0]).observe(time.monotonic() - started)
-            if self.tries.pop(at, None):
+            if self.held.pop(at, None):
                 RETRIES.labels(at[0], str(at[1])).set(0)
             return result
 
     async def _pause(self, at: tuple[str, int, int], end: float, error: Exception) -> bool:
         """Wait before the next try; False when the delivery's time is used up and the record must be fetched again."""
-        tries = self.tries[at] = self.tries.get(at, 0) + 1
+        tries = self._note(at, error).tries
         RETRIES.labels(at[0], str(at[1])).set(tries)
         pause = min(0.1 * 2 ** min(tries - 1, 10), self.pause_max_seconds)
         log.warning(
@@ -137,3 +153,22 @@ class PauseOrPark(BaseMiddleware):
             return False
         await asyncio.sleep(pause)
         return True
+
+    def _note(self, at: tuple[str, int, int], error: Exception) -> Held:
+        now = datetime.now(UTC)
+        known = self.held.setdefault(at, Held(now, now, 0, ""))
+        known.tried_at, known.tries, known.error = now, known.tries + 1, type(error).__name__
+        return known
+
+
+def held_events(now: datetime) -> list[dict[str, Any]]:
+    """Return what holds a partition of this process for a while, the oldest first: where, since when, and the class of the last error."""
+    long = [
+        (held.since, at, held)
+        for at, held in PauseOrPark.held.items()
+        if now - held.since >= HELD_SHOWN_AFTER and now - held.tried_at <= HELD_FORGOTTEN_AFTER
+    ]
+    return [
+        {"topic": at[0], "partition": at[1], "since": since.isoformat(), "tries": held.tries, "error": held.error}
+        for since, at, held in sorted(long, key=lambda one: one[0])[:HELD_SHOWN_MAX]
+    ]

@@ -26,7 +26,7 @@ from billing_common.dead_letters import DeadLetters
 from billing_common.doors import install_doors
 from billing_common.inbox import forget_old_claims
 from billing_common.joining import OWN_BROKER, refusal
-from billing_common.messaging import PauseOrPark, check_context
+from billing_common.messaging import PauseOrPark, check_context, held_events
 from billing_common.outbox import Relay
 from billing_common.refusals import BODY_BYTES_MAX, install_refusals
 from billing_common.settings import ServiceSettings
@@ -139,6 +139,7 @@ class Service:
             "activity": self.activity + PauseOrPark.handled + self.relay.moved,
             "next_due": min(dues).isoformat() if dues else None,
             "waiting_for": waiting,
+            "held": held_events(datetime.now(UTC)),
             "notes": [text for note in self._notes if (text := await note())],
             "now": self.clock.now().isoformat(),
         }
