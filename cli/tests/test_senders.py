@@ -15,6 +15,7 @@ MADE = {
     "key": "tps_0a1b_secret",
     "source": "/gateways/one",
     "subscriptions": ["sub-a", "sub-b"],
+    "meters": ["calls", "tokens"],
     "notes": ["sub-a is billed elsewhere"],
 }
 KEPT = {
@@ -22,6 +23,7 @@ KEPT = {
     "name": "one",
     "source_prefix": "/gateways/one",
     "subscriptions": None,
+    "meters": ["tokens"],
     "created_at": "2027-01-05T10:20:00Z",
     "created_by": "t",
     "notes": ["only enterprise is billed"],
@@ -49,12 +51,16 @@ def run(*arguments: str) -> str:
 
 
 def test_a_sender_is_made_with_its_scope_and_its_key_is_shown(asked: list[tuple[str, str, str, Any]]) -> None:
-    words = run("senders", "add", "one", "--source", "/gateways/one", "--subscription", "sub-a", "--subscription", "sub-b")
+    words = run(
+        "senders", "add", "one", "--source", "/gateways/one", "--subscription", "sub-a", "--subscription", "sub-b", "--meter", "calls"
+    )
     assert "/gateways/one and all below it; it may name only sub-a, sub-b" in words
+    assert "it may send only for the meters calls, tokens, and every event has to name one (data.meter)" in words
     assert "key tps_0a1b_secret" in words
     assert "! sub-a is billed elsewhere" in words
     assert json.loads(run("senders", "add", "one", "--source", "/gateways/one", "--json"))["key"] == "tps_0a1b_secret"
-    bodies = [{"name": "one", "source": "/gateways/one", "subscriptions": given} for given in (["sub-a", "sub-b"], None)]
+    scopes = [{"subscriptions": ["sub-a", "sub-b"], "meters": ["calls"]}, {"subscriptions": None, "meters": None}]
+    bodies = [{"name": "one", "source": "/gateways/one", **scope} for scope in scopes]
     assert asked == [("usage_collector", "POST", "/v1/senders", body) for body in bodies]
 
 
@@ -62,6 +68,7 @@ def test_senders_are_listed_without_keys_and_revoked_by_id(asked: list[tuple[str
     listed = run("senders", "list")
     assert "/gateways/one" in listed
     assert "all" in listed
+    assert "tokens" in listed
     assert "2027-01-05" in listed
     assert "one: only enterprise is billed" in listed
     assert json.loads(run("senders", "list", "--json")) == [KEPT]

@@ -35,6 +35,10 @@ Source = Annotated[
     typer.Option("--source", help="CloudEvents source it speaks for, with all below it, e.g. /gateways/orders.", callback=_as_source),
 ]
 Only = Annotated[list[str] | None, typer.Option("--subscription", help="A subscription it may name; may be given again; absent: all.")]
+Meters = Annotated[
+    list[str] | None,
+    typer.Option("--meter", help="A meter it may send for; may be given again; absent: all. With it, every event has to name its meter."),
+]
 SenderId = Annotated[str, typer.Argument(help="Its id, as the list shows it.")]
 
 sender_app = typer.Typer(help="Senders of usage over HTTP and their keys.", no_args_is_help=True)
@@ -45,14 +49,19 @@ def register(app: typer.Typer) -> None:
 
 
 @sender_app.command()
-def add(name: Name, source: Source, subscription: Only = None, data: DataFolder = None, as_json: AsJson = False) -> None:
+def add(
+    name: Name, source: Source, *, subscription: Only = None, meter: Meters = None, data: DataFolder = None, as_json: AsJson = False
+) -> None:
     """Make a sender and show its key: only now, Turnpike keeps a hash of it."""
-    made = asyncio.run(_ask(Stack(data), "POST", "/v1/senders", {"name": name, "source": source, "subscriptions": subscription or None}))
+    body = {"name": name, "source": source, "subscriptions": subscription or None, "meters": meter or None}
+    made = asyncio.run(_ask(Stack(data), "POST", "/v1/senders", body))
     if as_json:
         print_json(made)
         return
     only = f"only {_only(made['subscriptions'])}" if made["subscriptions"] else "every subscription"
     typer.echo(f"sender {made['id']} for {made['source']} and all below it; it may name {only}")
+    if made["meters"]:
+        typer.echo(f"it may send only for the meters {_only(made['meters'])}, and every event has to name one (data.meter)")
     typer.echo(f"key {made['key']}\nKeep the key now: it is not shown again.")
     for note in made["notes"]:
         typer.echo(f"! {note}")
@@ -68,8 +77,11 @@ def list_senders(data: DataFolder = None, as_json: AsJson = False) -> None:
     if not found:
         typer.echo("Nobody may send: `turnpike senders add NAME --source SOURCE` makes a sender and its key.")
         return
-    rows = [[one["id"], one["name"], one["source_prefix"], _only(one["subscriptions"]), one["created_at"][:10]] for one in found]
-    print_table("", ["id", "name", "source", "subscriptions", "since"], rows)
+    rows = [
+        [one["id"], one["name"], one["source_prefix"], _only(one["subscriptions"]), _only(one["meters"]), one["created_at"][:10]]
+        for one in found
+    ]
+    print_table("", ["id", "name", "source", "subscriptions", "meters", "since"], rows)
     for one in found:
         for note in one["notes"]:
             typer.echo(f"{one['name']}: {note}")
@@ -85,8 +97,8 @@ def revoke(sender: SenderId, data: DataFolder = None) -> None:
     typer.echo(f"sender {sender} is revoked: its key is refused within seconds; what it sent before stays counted")
 
 
-def _only(subscriptions: list[str] | None) -> str:
-    return "all" if subscriptions is None else ", ".join(subscriptions)
+def _only(names: list[str] | None) -> str:
+    return "all" if names is None else ", ".join(names)
 
 
 async def _ask(stack: Stack, method: str, path: str, body: Any = None) -> Any:

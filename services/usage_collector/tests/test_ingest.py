@@ -27,7 +27,7 @@ from usage_collector.cloud_events import Incoming, Limits, RequestError, check, 
 from usage_collector.decoding import decode_recorded, digest
 from usage_collector.ingest import Ingest, IngestDoor
 from usage_collector.refusals import Refusals, rejected
-from usage_collector.senders import Sender, Senders, new_key
+from usage_collector.senders import UNKNOWN_PAUSE_SECONDS, Sender, Senders, new_key
 from usage_collector.settings import Settings
 
 from .conftest import START, FixedClock, Publish, catalogue_applied
@@ -356,6 +356,24 @@ async def test_who_sends_ten_megabytes_hears_why_they_were_refused(door: Door) -
     finally:
         server.should_exit = True
         await serving
+
+
+async def test_a_key_that_is_bound_to_meters_sends_only_for_these_and_always_names_one(door: Door, pool: asyncpg.Pool) -> None:
+    sender_id, key, key_sha256 = new_key()
+    await sender_store.add_sender(
+        pool, sender_id, name="M", key_sha256=key_sha256, source_prefix="/gw", subscriptions=None, meters=["calls"], now=START, by="test"
+    )
+    await asyncio.sleep(UNKNOWN_PAUSE_SECONDS)  # the door was asked before
+    bad = [event("other", data={"meter": "traffic"}), event("none", data={"status": 200}), event("wrong", data={"meter": ["calls"]})]
+    answer = await door.post([event("good"), *bad], key=key)
+    results = answer.json()["results"]
+    assert answer.status_code == 202
+    assert [one.get("reason") for one in results] == [None, "foreign_meter", "foreign_meter", "unknown_meter"]
+    assert results[1]["message"] == "this key is bound to meters: set data.meter to one of calls; it may send for no other"
+    assert "without one all meters of the plan would count the event" in results[2]["message"]
+    assert [one["id"] for _, _, value in door.log.records for one in json.loads(value)] == ["good"]
+    assert (await door.post(bad[:2], key=key)).status_code == 403
+    assert (await door.post(bad[:2])).status_code == 202, "a key without a scope of meters sends for all of them"
 
 
 async def test_nobody_enters_without_a_valid_key(door: Door, pool: asyncpg.Pool) -> None:

@@ -185,12 +185,14 @@ async def test_a_senders_key_is_shown_once(pool: asyncpg.Pool, door: httpx.Async
     for ours in ("apim", "apim/reports", "turnpike", "turnpike/corrections"):
         refused = await door.post("/v1/senders", json={"name": "G", "source": ours})
         assert (refused.status_code, "Turnpike's own" in refused.text) == (422, True)
-    made = await door.post("/v1/senders", json={"name": "G", "source": "/gw", "subscriptions": ["sub-1"]})
-    assert made.status_code == 201
+    made = await door.post("/v1/senders", json={"name": "G", "source": "/gw", "subscriptions": ["sub-1"], "meters": ["calls", "cals"]})
+    assert (made.status_code, made.json()["meters"]) == (201, ["calls", "cals"])
+    assert any("no meter of the catalogue is called" in note and "cals" in note for note in made.json()["notes"])
     listed = (await door.get("/v1/senders")).json()["senders"]
-    assert [(one["id"], one["source_prefix"]) for one in listed] == [(made.json()["id"], "/gw")]
+    assert [(one["id"], one["source_prefix"], one["meters"]) for one in listed] == [(made.json()["id"], "/gw", ["calls", "cals"])]
     assert made.json()["key"] not in str(listed)
     assert (await door.delete(f"/v1/senders/{made.json()['id']}")).status_code == 204
     assert (await door.delete(f"/v1/senders/{made.json()['id']}")).status_code == 404
     assert (await door.get("/v1/senders")).json() == {"senders": []}
-    assert (await door.post("/v1/senders", json={"name": "G", "source": "/"})).status_code == 422
+    for wrong in ({"source": "/"}, {"source": "/gw", "meters": []}, {"source": "/gw", "meters": [""]}):
+        assert (await door.post("/v1/senders", json={"name": "G", **wrong})).status_code == 422

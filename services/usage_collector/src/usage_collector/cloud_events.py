@@ -16,6 +16,7 @@ TYPE = "turnpike.usage"
 PROPERTIES_MAX = 32
 PROPERTY_MAX = 10**12
 TEXT_MAX = 256
+METERS_NAMED = 20
 ESCAPED_NUL = b"\\u0000"
 PLAIN = frozenset({"quantity", "meter"})
 NAMES = {"specversion", "id", "source", "type", "subject", "time"}
@@ -154,9 +155,20 @@ def check(event: Incoming, sender: Sender, limits: Limits) -> tuple[str, str] | 
         return "foreign_source", f"this key speaks only for its own source: set source to {own} or to one below it ({own}/...)"
     if not sender.may_name(event.subject):
         return "foreign_subscription", "this key may not send for this subscription"
+    if sender.meters is not None and (fault := _check_scope(event.data.get("meter"), sender.meters)) is not None:
+        return fault
     if not limits.oldest <= event.time <= limits.newest:
         return ("too_old", "the event is too old") if event.time < limits.oldest else ("in_the_future", "the time lies in the future")
     return check_data(event, limits)
+
+
+def _check_scope(meter: object, allowed: frozenset[str]) -> tuple[str, str] | None:
+    """Refuse also what names no meter: all meters of the plan would count it."""
+    if meter is not None and (type(meter) is not str or meter in allowed):
+        return None  # what is no text is refused with the rest of `data`
+    named = ", ".join(sorted(allowed)[:METERS_NAMED]) + (", ..." if len(allowed) > METERS_NAMED else "")
+    given = "without one all meters of the plan would count the event" if meter is None else "it may send for no other"
+    return "foreign_meter", f"this key is bound to meters: set data.meter to one of {named}; {given}"
 
 
 def check_envelope(event: Incoming) -> tuple[str, str] | None:

@@ -27,7 +27,7 @@ from usage_collector.settings import Settings
 log = structlog.get_logger(__name__)
 RECORD_MAX_BYTES = 400_000  # well below what brokers and Event Hubs take
 BODY_TIMEOUT_SECONDS = 15.0
-FORBIDDEN = frozenset({"foreign_source", "foreign_subscription"})
+FORBIDDEN = frozenset({"foreign_source", "foreign_subscription", "foreign_meter"})
 MAKE_ONE = "`turnpike senders list` shows the senders, `turnpike senders add` makes one with a new key"
 NO_KEY = f"send a sender's key: Authorization: Bearer tps_...; {MAKE_ONE}"
 UNKNOWN_KEY = f"this key is unknown or was revoked: send the key of a sender that is listed (Authorization: Bearer tps_...); {MAKE_ONE}"

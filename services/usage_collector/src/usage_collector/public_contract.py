@@ -13,6 +13,7 @@ REASONS = {
     "invalid_time": "the time lies outside of the calendar",
     "foreign_source": "the key speaks only for its own source, which the message names, and for those below it",
     "foreign_subscription": "the key may not send for this subscription",
+    "foreign_meter": "the key is bound to meters, which the message names, and the event names none or another",
     "too_old": "older than is taken (35 days unless set otherwise)",
     "in_the_future": "ahead of the clock by more than five minutes (unless set otherwise)",
     "invalid_quantity": "data.quantity is not a whole number in its limits",

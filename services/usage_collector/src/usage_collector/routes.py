@@ -23,7 +23,7 @@ From = Annotated[AwareDatetime, Query(alias="from")]
 
 
 class SenderRequest(BaseModel):
-    """`subscriptions` absent: all."""
+    """`subscriptions` or `meters` absent: all. A key that is bound to meters sends no event without one."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -32,6 +32,9 @@ class SenderRequest(BaseModel):
         min_length=1, max_length=200, pattern=r"^[^\s\x00]*[^\s\x00/]$", description="CloudEvents source, with all below it"
     )
     subscriptions: list[Annotated[str, Field(min_length=1, max_length=256)]] | None = Field(default=None, max_length=10000)
+    meters: list[Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\x00]*$")]] | None = Field(
+        default=None, min_length=1, max_length=100
+    )
 
     @field_validator("source")
     @classmethod
@@ -156,25 +159,31 @@ async def add_sender(
         key_sha256=key_sha256,
         source_prefix=body.source,
         subscriptions=body.subscriptions,
+        meters=body.meters,
         now=state.clock.now(),
         by=caller.name,
     )
     log.info("sender made", sender=sender_id, by=caller.name)
-    (notes,) = await _notes(request, [body.subscriptions])
-    return {"id": sender_id, "key": key, "source": body.source, "subscriptions": body.subscriptions, "notes": notes}
+    (notes,) = await _notes(request, [(body.subscriptions, body.meters)])
+    scope = {"subscriptions": body.subscriptions, "meters": body.meters}
+    return {"id": sender_id, "key": key, "source": body.source, **scope, "notes": notes}
 
 
-async def _notes(request: Request, scopes: Sequence[Sequence[str] | None]) -> list[list[str]]:
+async def _notes(request: Request, scopes: Sequence[tuple[Sequence[str] | None, Sequence[str] | None]]) -> list[list[str]]:
+    """Return what to know of each scope: its subscriptions and its meters."""
     state = request.app.state
     async with state.pool.acquire() as connection:
-        return await sender_notes.notes(connection, state.collector.directory, scopes, now=state.clock.now())
+        subscriptions = [names for names, _ in scopes]
+        found = await sender_notes.notes(connection, state.collector.directory, subscriptions, now=state.clock.now())
+        known, _ = await subscription_store.known_meters(connection)
+    return [[*notes, *sender_notes.of_meters(meters or (), known)] for notes, (_, meters) in zip(found, scopes, strict=True)]
 
 
 @router.get("/v1/senders", dependencies=[Depends(require_scope("senders:read"))])
 async def list_senders(request: Request) -> dict[str, Any]:
     rows = await sender_store.senders(request.app.state.pool)
-    shown = ("id", "name", "source_prefix", "subscriptions", "created_at", "created_by")
-    found = await _notes(request, [row["subscriptions"] for row in rows])
+    shown = ("id", "name", "source_prefix", "subscriptions", "meters", "created_at", "created_by")
+    found = await _notes(request, [(row["subscriptions"], row["meters"]) for row in rows])
     return {"senders": [{name: row[name] for name in shown} | {"notes": notes} for row, notes in zip(rows, found, strict=True)]}
 
 

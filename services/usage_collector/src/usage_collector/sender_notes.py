@@ -26,6 +26,12 @@ async def notes(connection: Connection, directory: Directory, scopes: Sequence[S
     return [_of_all(sold) if scope is None else _of_some(scope, elsewhere) for scope in scopes]
 
 
+def of_meters(meters: Iterable[str], known: frozenset[str]) -> list[str]:
+    """Say which meters of a scope no catalogue has: what names them is refused."""
+    missing = sorted(set(meters) - known)
+    return [f"no meter of the catalogue is called {', '.join(missing)}: what names it is refused (unknown_meter)"] if missing else []
+
+
 def _of_some(scope: Iterable[str], elsewhere: Mapping[str, str]) -> list[str]:
     found = [elsewhere[name] for name in scope if name in elsewhere]
     further = len(found) - SUBSCRIPTIONS_NAMED

@@ -15,17 +15,19 @@ async def add_sender(
     key_sha256: bytes,
     source_prefix: str,
     subscriptions: Sequence[str] | None,
+    meters: Sequence[str] | None = None,
     now: datetime,
     by: str,
 ) -> None:
     await connection.execute(
-        "insert into sender(id, name, key_sha256, source_prefix, subscriptions, created_at, created_by) "
-        "values ($1, $2, $3, $4, $5, $6, $7)",
+        "insert into sender(id, name, key_sha256, source_prefix, subscriptions, meters, created_at, created_by) "
+        "values ($1, $2, $3, $4, $5, $6, $7, $8)",
         sender_id,
         name,
         key_sha256,
         source_prefix,
         list(subscriptions) if subscriptions is not None else None,
+        list(meters) if meters is not None else None,
         now,
         by,
     )

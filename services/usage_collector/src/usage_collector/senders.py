@@ -5,6 +5,7 @@ import hashlib
 import hmac
 import secrets
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import asyncpg
@@ -17,12 +18,13 @@ UNKNOWN_PAUSE_SECONDS = 0.5  # forged keys make at most two look-ups a second
 
 @dataclass(frozen=True, slots=True)
 class Sender:
-    """`subscriptions` is None for all."""
+    """`subscriptions` and `meters` are None for all."""
 
     id: str
     key_sha256: bytes
     source_prefix: str
     subscriptions: frozenset[str] | None
+    meters: frozenset[str] | None = None
     _below: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -45,6 +47,10 @@ def new_key() -> tuple[str, str, bytes]:
 def hash_of(key: str) -> bytes:
     """A plain hash is enough: the key has 256 random bits."""
     return hashlib.sha256(key.encode()).digest()
+
+
+def _scope(names: Sequence[str] | None) -> frozenset[str] | None:
+    return frozenset(names) if names is not None else None
 
 
 class Senders:
@@ -89,7 +95,8 @@ class Senders:
                 row["id"],
                 row["key_sha256"],
                 row["source_prefix"],
-                frozenset(row["subscriptions"]) if row["subscriptions"] is not None else None,
+                _scope(row["subscriptions"]),
+                _scope(row["meters"]),
             )
             for row in rows
         }
