@@ -1,5 +1,6 @@
 """Usage that comes after its segment was closed: billed, waived or kept, each event in one outcome, and the sums agree."""
 
+import asyncio
 import random
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -247,17 +248,53 @@ async def test_late_values_and_heights_count_only_what_is_new_and_move_nothing(
     assert (await reconciled(pool))["balanced"]
 
 
-async def test_a_crash_between_two_pages_bills_nothing_twice(
+async def test_a_crash_between_two_pages_bills_nothing_twice_and_a_burst_is_one_line(
     pool: asyncpg.Pool, closed: Closed, clock: FixedClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     collector = await closed.begin("next_invoice")
     monkeypatch.setattr(late, "PAGE", 2)
     await collect(collector, clock, [call(f"x{n}", START + timedelta(minutes=n)) for n in range(5)])
-    assert await late.settle_late(collector, now=clock.now()) == 2
-    again = make_collector(pool)
-    await settle_late(again, clock)
-    assert sum(event.amounts["calls"] for event in await told(pool)) == 5
-    assert (await told(pool))[-1].totals_after == {"calls": 7}
+    segment_id = await pool.fetchval("select segment_id from late_segment")
+    await late.settle_page(collector, late.Look(segment_id, "sub-1"), now=clock.now())  # and its process is gone
+    assert await pool.fetchval("select sum(quantity) from late_usage") == 2
+    assert await told(pool) == []
+    await asyncio.gather(*(settle_late(make_collector(pool), clock) for _ in range(2)))
+    (event,) = await told(pool)
+    assert (event.amounts, event.totals_before, event.totals_after) == ({"calls": 5}, {"calls": 2}, {"calls": 7})
+    assert await late_store.count_pending(pool) == 0
+    await settle_late(collector, clock)
+    assert len(await told(pool)) == 1
+
+
+async def test_a_crash_before_the_last_page_leaves_nothing_unannounced(
+    pool: asyncpg.Pool, closed: Closed, clock: FixedClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collector = await closed.begin("next_invoice")
+    monkeypatch.setattr(late, "PAGE", 2)
+    await collect(collector, clock, [call(f"x{n}", START + timedelta(minutes=n)) for n in range(2)])
+    segment_id = await pool.fetchval("select segment_id from late_segment")
+    await late.settle_page(collector, late.Look(segment_id, "sub-1"), now=clock.now())  # all events are settled; it dies before the rest
+    assert await told(pool) == []
+    await pool.execute("update late_segment set disposition = 'keep'")  # whatever is decided meanwhile
+    await settle_late(make_collector(pool), clock)
+    assert [event.amounts for event in await told(pool)] == [{"calls": 2}]
+
+
+async def test_what_comes_behind_a_look_is_left_to_the_next_one(
+    pool: asyncpg.Pool, closed: Closed, clock: FixedClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collector = await closed.begin("next_invoice")
+    monkeypatch.setattr(late, "PAGE", 2)
+    await collect(collector, clock, [call(f"x{n}", START + timedelta(days=1, minutes=n)) for n in range(3)])
+    look = late.Look(await pool.fetchval("select segment_id from late_segment"), "sub-1")
+    await late.settle_page(collector, look, now=clock.now())
+    await collect(collector, clock, [call("behind", START)])
+    while look.place is not None:
+        await late.settle_page(collector, look, now=clock.now())
+    assert [event.amounts for event in await told(pool)] == [{"calls": 3}]
+    assert await late_store.count_pending(pool) == 1
+    await settle_late(collector, clock)
+    assert [event.totals_after for event in await told(pool)] == [{"calls": 5}, {"calls": 6}]
 
 
 EVENTS = st.lists(st.tuples(st.integers(0, 200), st.sampled_from(["/a", "/b", "/c"]), st.integers(1, 9)), min_size=1, max_size=10)

@@ -63,8 +63,7 @@ class Background:
     async def settle_late(self) -> None:
         """Look at what came late, with a pause: usage that comes in pieces is one line on the invoice."""
         while True:
-            while done := await late.settle_late(self._collector, now=self._service.clock.now()):
-                self._service.activity += done
+            self._service.activity += await late.settle_late(self._collector, now=self._service.clock.now())
             await asyncio.sleep(self._settings.late_interval_seconds)
 
     async def close(self) -> None:

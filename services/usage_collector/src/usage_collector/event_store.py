@@ -113,7 +113,7 @@ async def note_late(connection: Connection, judged: Iterable[Judged]) -> None:
     if segments := {verdict.segment_id for _, verdict in judged if verdict.reason == "late"}:
         await connection.execute(
             "insert into late_segment as l (segment_id) select * from unnest($1::bigint[]) order by 1 "
-            "on conflict (segment_id) do update set pending = true",
+            "on conflict (segment_id) do update set pending = true, noted = l.noted + 1",
             list(segments),
         )
 

@@ -40,18 +40,22 @@ class HeldPlace:
     id: UUID = NIL
 
 
-async def held_page(connection: Connection, sids: Sequence[str], after: HeldPlace, limit: int) -> list[Observation]:
-    """Return the next held events of some sids."""
+async def held_page(
+    connection: Connection, sids: Sequence[str], after: HeldPlace, limit: int
+) -> tuple[list[asyncpg.Record], HeldPlace | None]:
+    """Return the next held events of some sids, and where the page after them begins; None: it was the last."""
     rows = await connection.fetch(
-        "select e.* from (select sid, day, id from held_event where sid = any($1::text[]) and (sid, day, id) > ($2, $3, $4) "
-        "order by sid, day, id limit $5) h join usage_event e on e.day = h.day and e.id = h.id order by h.sid, h.day, h.id",
+        "select h.sid as held_sid, h.day as held_day, h.id as held_id, e.* "
+        "from (select sid, day, id from held_event where sid = any($1::text[]) and (sid, day, id) > ($2, $3, $4) "
+        "order by sid, day, id limit $5) h left join usage_event e on e.day = h.day and e.id = h.id order by 1, 2, 3",
         list(sids),
         after.sid,
         after.day,
         after.id,
         limit,
     )
-    return [observation(row) for row in rows]
+    following = HeldPlace(rows[-1]["held_sid"], rows[-1]["held_day"], rows[-1]["held_id"]) if len(rows) == limit else None
+    return [row for row in rows if row["id"] is not None], following  # days that were dropped leave their names here for a moment
 
 
 def observation(row: asyncpg.Record) -> Observation:

@@ -1,6 +1,7 @@
 """Usage that came after its segment was closed: billed as money, waived or kept for a person, as the plan says. Once each."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import structlog
@@ -21,7 +22,8 @@ from usage_collector import (
 from usage_collector.collecting import Collector
 from usage_collector.correction_store import Account, Correction, Place
 from usage_collector.corrections import Made
-from usage_collector.late_store import Disposition, Ended
+from usage_collector.held_store import HeldPlace
+from usage_collector.late_store import Burst, Disposition, Ended
 from usage_collector.metering import STRIPE_TAKES, Rules
 from usage_collector.observing import Observation
 
@@ -32,40 +34,65 @@ BY_POLICY: dict[str, Disposition] = {"next_invoice": "bill", "waive": "waive", "
 BILLED, WAIVED, PARKED = "late_billed", "late_waived", "too_old_to_bill"
 
 
+@dataclass
+class Look:
+    """One look at all late events of a segment, in pages of one transaction each. It lives in memory only: a crash begins it anew."""
+
+    segment_id: int
+    subscription_id: str
+    place: HeldPlace | None = field(default_factory=HeldPlace)  # None: all was seen
+    noted: int | None = None
+    events: int = 0
+
+
 async def settle_late(collector: Collector, *, now: datetime) -> int:
-    """Look at some of what came late; returns at how many events."""
-    done = 0
-    for segment_id, subscription_id in await late_store.pending(collector.pool, SEGMENTS_MAX):
-        done += await _settle_segment(collector, segment_id, subscription_id, now)
+    """Look once at all that came late; returns at how many events. What comes meanwhile is left to the next look."""
+    done = after = 0
+    while segments := await late_store.pending(collector.pool, after, SEGMENTS_MAX):
+        for segment_id, subscription_id in segments:
+            look = Look(segment_id, subscription_id)
+            while look.place is not None:
+                await settle_page(collector, look, now=now)
+            done += look.events
+            after = segment_id
     return done
 
 
-async def _settle_segment(collector: Collector, segment_id: int, subscription_id: str, now: datetime) -> int:
-    """Settle one page of one segment in one transaction: events, sums, state of meters, and the correction that moves the invoice."""
+async def settle_page(collector: Collector, look: Look, *, now: datetime) -> None:
+    """Settle one page in one transaction: events, sums, state of meters; with the last page the one correction that moves the invoice."""
     async with collector.pool.acquire() as connection, connection.transaction():
         await store.lock_shared(connection)
-        account = await correction_store.lock_subscription(connection, subscription_id)
-        is_pending, decided = await late_store.lock(connection, segment_id)
-        place = await correction_store.place(connection, segment_id)
+        account = await correction_store.lock_subscription(connection, look.subscription_id)
+        locked = await late_store.lock(connection, look.segment_id)
+        place = await correction_store.place(connection, look.segment_id)
         rules = await collector.directory.rules_of(connection, place.plan) if place else None
-        if not is_pending or account is None or place is None or rules is None:
-            return 0
-        disposition = decided or _by_plan(rules, account)
-        sids = await subscription_store.keys_of(connection, [subscription_id])
-        page = await late_store.page(connection, segment_id, sids, PAGE) if disposition != "keep" else []
+        if locked is None or look.place is None or account is None or place is None or rules is None:
+            look.place = None
+            return
+        disposition = locked[1] or _by_plan(rules, account)
+        noted = locked[0] if look.noted is None else look.noted
+        page: Sequence[Observation] = []
+        following = None
+        if disposition != "keep":
+            sids = await subscription_store.keys_of(connection, [look.subscription_id])
+            page, following = await late_store.page(connection, look.segment_id, sids, look.place, PAGE)
         ended = await _judge(connection, page, place, rules, bill=disposition == "bill", now=now)
         if ended:
             billed = await _write(connection, ended, place)
-            await thresholds.announce_late(connection, collector.directory, segment_id, billed, now=now)
-            if (correction := _correction(ended, place, subscription_id, now)) is not None:
-                await _announce(connection, correction, place, account)
-        if len(page) < PAGE:
-            await late_store.looked_at(connection, segment_id, disposition)
+            await thresholds.announce_late(connection, collector.directory, look.segment_id, billed, now=now)
+        if following is None:
+            if (burst := await late_store.take_unannounced(connection, look.segment_id)) is not None:
+                await _announce(connection, _correction(burst, place, look.subscription_id, now), place, account)
+            await late_store.looked_at(connection, look.segment_id, disposition, noted=noted)
+    look.place, look.noted, look.events = following, noted, look.events + len(ended)
+    _tell(look, disposition, ended)
+
+
+def _tell(look: Look, disposition: Disposition, ended: Sequence[Ended]) -> None:
     for one in ended:
         metrics.LATE.labels(one.reason if one.reason in {BILLED, WAIVED, PARKED} else one.outcome).inc()
-    if ended or disposition == "keep":
-        log.info("late usage looked at", subscription_id=subscription_id, disposition=disposition, events=len(ended))
-    return len(ended)
+    if look.place is None and (look.events or disposition == "keep"):
+        log.info("late usage looked at", subscription_id=look.subscription_id, disposition=disposition, events=look.events)
 
 
 def _by_plan(rules: Rules, account: Account) -> Disposition:
@@ -97,26 +124,28 @@ async def _write(connection: Connection, ended: Sequence[Ended], place: Place) -
     """Write what became of events; returns what is billed."""
     bare = [Ended(one.seen, one.outcome, one.reason) if one.reason == WAIVED else one for one in ended]  # waived: counts nothing
     await late_store.end(connection, bare)
-    billed = _sums([one for one in ended if one.reason == BILLED])
+    if of_invoice := [one for one in ended if one.reason == BILLED]:
+        await late_store.keep_unannounced(connection, place.segment_id, _burst(of_invoice))
+    billed = _sums(of_invoice)
     await late_store.add_up(connection, place.segment_id, "billed", billed)
     await late_store.add_up(connection, place.segment_id, "waived", _sums([one for one in ended if one.reason == WAIVED]))
     return billed
 
 
-def _correction(ended: Sequence[Ended], place: Place, subscription_id: str, now: datetime) -> Correction | None:
-    """Return what moves the invoice; None when nothing that is billed counts."""
-    billed = [one for one in ended if one.reason == BILLED]
+def _burst(billed: Sequence[Ended]) -> Burst:
     amounts: dict[str, int] = {}
     for one in billed:
         for meter_id, amount in one.amounts:
             amounts[meter_id] = amounts.get(meter_id, 0) + amount
-    amounts = {meter_id: amount for meter_id, amount in amounts.items() if amount}
-    if not amounts:
-        return None
+    return Burst(amounts, min(one.seen.id for one in billed), max(one.seen.at for one in billed))
+
+
+def _correction(burst: Burst, place: Place, subscription_id: str, now: datetime) -> Correction:
+    """Return what moves the invoice; its id is derived from its events, each of which is in one burst only."""
     return Correction(
-        correction_id=derive_id("late", str(place.segment_id), str(late_store.first_id(billed))), kind="late",
-        subscription_id=subscription_id, segment_id=place.segment_id, at=max(one.seen.at for one in billed), amounts=amounts,
-        after_close=True, reason="came after its period was closed", author="turnpike", made_at=now,
+        correction_id=derive_id("late", str(place.segment_id), str(burst.first_id)), kind="late", subscription_id=subscription_id,
+        segment_id=place.segment_id, at=burst.last_at, amounts=dict(burst.amounts), after_close=True,
+        reason="came after its period was closed", author="turnpike", made_at=now,
     )  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """Late usage: every query on it."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -10,7 +10,7 @@ import asyncpg
 
 from billing_common.db import Connection
 from usage_collector import rollup_store
-from usage_collector.held_store import observation
+from usage_collector.held_store import HeldPlace, held_page, observation
 from usage_collector.observing import Observation
 
 Reader = Connection | asyncpg.Pool
@@ -41,11 +41,21 @@ class Ended:
     amounts: tuple[tuple[str, int], ...] = ()
 
 
-async def pending(connection: Reader, limit: int) -> list[tuple[int, str]]:
-    """Return segments, and their subscriptions, for which events have come late that were not looked at."""
+@dataclass(frozen=True, slots=True)
+class Burst:
+    """What is billed of events that came late: meter id -> quantity, the least of their ids and the last of their times."""
+
+    amounts: Mapping[str, int]
+    first_id: UUID
+    last_at: datetime
+
+
+async def pending(connection: Reader, after: int, limit: int) -> list[tuple[int, str]]:
+    """Return segments beyond one, and their subscriptions, for which events have come late that were not looked at."""
     rows = await connection.fetch(
         "select l.segment_id, s.subscription_id from late_segment l join segment s on s.id = l.segment_id where l.pending "
-        "order by 1 limit $1",
+        "and l.segment_id > $1 order by 1 limit $2",
+        after,
         limit,
     )
     return [(row["segment_id"], row["subscription_id"]) for row in rows]
@@ -55,22 +65,22 @@ async def count_pending(connection: Reader) -> int:
     return int(await connection.fetchval("select count(*) from late_segment where pending"))
 
 
-async def lock(connection: Connection, segment_id: int) -> tuple[bool, Disposition | None]:
-    """Lock a segment's late usage: whether there is something to look at, and what was decided. The subscription is locked before."""
-    row = await connection.fetchrow("select pending, disposition from late_segment where segment_id = $1 for update", segment_id)
-    return (row["pending"], row["disposition"]) if row else (False, None)
+async def lock(connection: Connection, segment_id: int) -> tuple[int, Disposition | None] | None:
+    """Lock a segment's late usage where there is something to look at: how often it was noted, and what was decided.
+
+    The subscription is locked before.
+    """
+    row = await connection.fetchrow("select noted, disposition from late_segment where segment_id = $1 and pending for update", segment_id)
+    return (row["noted"], row["disposition"]) if row else None
 
 
-async def page(connection: Connection, segment_id: int, sids: Sequence[str], limit: int) -> list[Observation]:
-    """Return some late events of a segment."""
-    rows = await connection.fetch(
-        "select e.* from held_event h join usage_event e on e.day = h.day and e.id = h.id "
-        "where h.sid = any($2::text[]) and e.segment_id = $1 and e.outcome = 'held' and e.reason = 'late' order by e.at, e.id limit $3",
-        segment_id,
-        list(sids),
-        limit,
-    )
-    return [observation(row) for row in rows]
+async def page(
+    connection: Connection, segment_id: int, sids: Sequence[str], after: HeldPlace, limit: int
+) -> tuple[list[Observation], HeldPlace | None]:
+    """Return the late events of a segment among the next held ones, in order of time, and where the page after them begins."""
+    rows, following = await held_page(connection, sids, after, limit)
+    late = [observation(row) for row in rows if row["segment_id"] == segment_id and row["outcome"] == "held" and row["reason"] == "late"]
+    return sorted(late, key=lambda seen: (seen.at, seen.id)), following
 
 
 async def end(connection: Connection, ended: Sequence[Ended]) -> None:
@@ -111,14 +121,42 @@ async def add_up(connection: Connection, segment_id: int, disposition: Literal["
     )
 
 
-async def looked_at(connection: Connection, segment_id: int, disposition: Disposition) -> None:
-    await connection.execute("update late_segment set pending = false, disposition = $2 where segment_id = $1", segment_id, disposition)
+async def keep_unannounced(connection: Connection, segment_id: int, burst: Burst) -> None:
+    """Add what a page bills to what is still to be announced."""
+    await connection.execute(
+        "insert into late_unannounced as l (segment_id, meter_id, quantity, first_id, last_at) "
+        "select $1, meter_id, quantity, $4, $5 from unnest($2::text[], $3::bigint[]) as i(meter_id, quantity) "
+        "on conflict (segment_id, meter_id) do update set quantity = l.quantity + excluded.quantity, "
+        "first_id = least(l.first_id, excluded.first_id), last_at = greatest(l.last_at, excluded.last_at)",
+        segment_id,
+        list(burst.amounts),
+        list(burst.amounts.values()),
+        burst.first_id,
+        burst.last_at,
+    )
+
+
+async def take_unannounced(connection: Connection, segment_id: int) -> Burst | None:
+    """Return what is to be announced now, in the transaction that does so; None when nothing counts."""
+    rows = await connection.fetch("delete from late_unannounced where segment_id = $1 returning *", segment_id)
+    amounts = {row["meter_id"]: row["quantity"] for row in sorted(rows, key=lambda row: str(row["meter_id"])) if row["quantity"]}
+    return Burst(amounts, min(row["first_id"] for row in rows), max(row["last_at"] for row in rows)) if amounts else None
+
+
+async def looked_at(connection: Connection, segment_id: int, disposition: Disposition, *, noted: int) -> None:
+    """Say that all was looked at that came up to a note; what came behind whoever looked is left to the next look."""
+    await connection.execute(
+        "update late_segment set pending = noted <> $3, disposition = $2 where segment_id = $1", segment_id, disposition, noted
+    )
 
 
 async def decide(connection: Connection, segment_id: int, disposition: Disposition, by: str) -> bool:
     """Have a person's word done; False when nothing of the segment came late."""
     tag = await connection.execute(
-        "update late_segment set disposition = $2, decided_by = $3, pending = true where segment_id = $1", segment_id, disposition, by
+        "update late_segment set disposition = $2, decided_by = $3, pending = true, noted = noted + 1 where segment_id = $1",
+        segment_id,
+        disposition,
+        by,
     )
     return bool(tag.endswith(" 1"))
 
@@ -161,8 +199,3 @@ async def held_by_reason(connection: Connection) -> dict[str, int]:
             timeout=COUNT_SECONDS,
         )
     return {row["reason"]: row["events"] for row in rows}
-
-
-def first_id(ended: Iterable[Ended]) -> UUID:
-    """Return what names this batch of events: each is in one batch only."""
-    return min(one.seen.id for one in ended)

@@ -57,8 +57,8 @@ async def judge_page(collector: Collector, begun: Pass, now: datetime | None) ->
         subscriptions = begun.keep(await subscription_store.lock_unsettled(connection, list(begun.versions)))
         sids = await subscription_store.keys_of(connection, subscriptions)
         holders = await collector.directory.find(connection, sids)
-        page = await held_store.held_page(connection, sids, begun.place, PAGE)
-        is_last = len(page) < PAGE
+        rows, following = await held_store.held_page(connection, sids, begun.place, PAGE)
+        page, is_last = [held_store.observation(row) for row in rows], following is None
         corrections = [one for one in (*begun.corrections, *page) if one.origin == "correction" and one.sid in holders]
         judging = [one for one in page if one.origin != "correction"] + (corrections if is_last else [])
         rules, since = collector.directory.rules, billable_since(now)
@@ -67,8 +67,8 @@ async def judge_page(collector: Collector, begun: Pass, now: datetime | None) ->
             await correction_store.hold_below_zero(connection, subscriptions)
             await subscription_store.mark_settled(connection, subscriptions)
     metrics.SETTLED.inc(settled)
-    if not is_last:
-        begun.place, begun.corrections = HeldPlace(page[-1].sid, page[-1].day, page[-1].id), corrections
+    if following is not None:
+        begun.place, begun.corrections = following, corrections
     return is_last
 
 
