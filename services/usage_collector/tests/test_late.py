@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from billing_common.events import UsageCorrected, UsageThresholdReached
 from billing_common.testing import events_in_outbox
-from usage_collector import late, late_store, publishing, routes_late, window_store
+from usage_collector import corrections, late, late_store, publishing, routes_late, window_store
 from usage_collector.collecting import Collector
+from usage_collector.corrections import Adjustment, CorrectionRefusedError, Deletion
 from usage_collector.reconciliation import reconcile
 
 from .conftest import (
@@ -295,6 +296,40 @@ async def test_what_comes_behind_a_look_is_left_to_the_next_one(
     assert await late_store.count_pending(pool) == 1
     await settle_late(collector, clock)
     assert [event.totals_after for event in await told(pool)] == [{"calls": 5}, {"calls": 6}]
+
+
+def deletion(name: str, day: int) -> Deletion:
+    return Deletion("sub-1", "apim", name, (START + timedelta(days=day)).date(), "a probe", "Ada")
+
+
+async def test_each_late_event_that_was_billed_can_be_deleted_once(pool: asyncpg.Pool, closed: Closed, clock: FixedClock) -> None:
+    collector = await closed.begin("next_invoice")
+    await collect(collector, clock, [call("l1", START + timedelta(days=1)), call("l2", START + timedelta(days=2))])
+    await settle_late(collector, clock)
+    taken = Adjustment("sub-1", "calls", -2, START + timedelta(days=2), "too much", "Ada")
+    with pytest.raises(CorrectionRefusedError, match="holds 1 of calls"):  # the burst of 2 stands at this hour
+        await corrections.adjust(collector, taken, now=clock.now())
+    for day, name in ((1, "l1"), (2, "l2")):
+        made = [await corrections.delete(collector, deletion(name, day), now=clock.now()) for _ in range(2)]
+        assert ([one.state for one in made], made[0].hour_before) == (["made", "known"], {"calls": 1})
+    assert (await told(pool))[-1].totals_after == {"calls": 2}
+
+
+async def test_a_late_event_is_not_deleted_before_it_is_billed(
+    pool: asyncpg.Pool, closed: Closed, clock: FixedClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await closed.publish(catalogue_applied(catalogue()))
+    await closed.publish(state())
+    collector = closed.collector
+    await close(pool, collector, clock)
+    monkeypatch.setattr(late, "PAGE", 1)
+    await collect(collector, clock, [call("l1", START + timedelta(days=1))])
+    look = late.Look(await pool.fetchval("select segment_id from late_segment"), "sub-1")
+    await late.settle_page(collector, look, now=clock.now())
+    with pytest.raises(CorrectionRefusedError, match="being billed right now"):
+        await corrections.delete(collector, deletion("l1", 1), now=clock.now())
+    await late.settle_page(collector, look, now=clock.now())
+    assert (await corrections.delete(collector, deletion("l1", 1), now=clock.now())).totals_after == {"calls": 0}
 
 
 EVENTS = st.lists(st.tuples(st.integers(0, 200), st.sampled_from(["/a", "/b", "/c"]), st.integers(1, 9)), min_size=1, max_size=10)

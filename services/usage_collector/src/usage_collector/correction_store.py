@@ -152,18 +152,28 @@ async def take_out(connection: Connection, day: date, event_id: UUID, segment_id
 
 
 async def hour_quantities(connection: Connection, segment_id: int, hour: datetime) -> dict[str, int]:
-    """Return meter id -> what an hour of a segment holds, with what was corrected after the close."""
-    rows = await connection.fetch("select meter_id, quantity from usage_window where segment_id = $1 and hour = $2", segment_id, hour)
-    return added({row["meter_id"]: row["quantity"] for row in rows}, await after_close(connection, segment_id, hour))
+    """Return meter id -> what an hour of a segment holds, with what came late for it and what was corrected after the close.
 
-
-async def after_close(connection: Connection, segment_id: int, hour: datetime | None = None) -> dict[str, int]:
-    """Return meter id -> the sum of a closed segment's corrections, of one hour or of all."""
+    Corrections of kind `late` are left out: a whole burst stands at the hour of its last event.
+    """
     rows = await connection.fetch(
-        "select key as meter_id, sum(value::bigint)::bigint as amount from correction, jsonb_each_text(amounts) "
-        "where segment_id = $1 and after_close and ($2::timestamptz is null or hour = $2) group by 1",
+        "select meter_id, sum(quantity)::bigint as quantity from ("
+        "select meter_id, quantity from usage_window where segment_id = $1 and hour = $2 union all "
+        "select meter_id, quantity from late_usage where segment_id = $1 and hour = $2 and disposition = 'billed' union all "
+        "select key, value::bigint from correction, jsonb_each_text(amounts) "
+        "where segment_id = $1 and hour = $2 and after_close and kind <> 'late') of_hour group by 1 order by 1",
         segment_id,
         hour,
+    )
+    return {row["meter_id"]: row["quantity"] for row in rows}
+
+
+async def after_close(connection: Connection, segment_id: int) -> dict[str, int]:
+    """Return meter id -> the sum of a closed segment's corrections."""
+    rows = await connection.fetch(
+        "select key as meter_id, sum(value::bigint)::bigint as amount from correction, jsonb_each_text(amounts) "
+        "where segment_id = $1 and after_close group by 1",
+        segment_id,
     )
     return {row["meter_id"]: row["amount"] for row in rows}
 

@@ -211,6 +211,8 @@ async def _weigh(connection: Connection, correction: Correction, place: Place, *
     windows = (await window_store.segment_totals(connection, [place.segment_id]))[place.segment_id]
     before = correction_store.added(windows, await correction_store.after_close(connection, place.segment_id))
     after = correction_store.added(before, correction.amounts)
+    if place.closed and any(after[meter_id] < 0 for meter_id in correction.amounts):
+        raise CorrectionRefusedError("usage that came late for this period is being billed right now: try again in a minute", status=409)
     return Made(correction, place, "tried" if dry_run else "made", hour, before, after)
 
 
