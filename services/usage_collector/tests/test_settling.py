@@ -52,6 +52,25 @@ async def test_a_handler_comes_in_between_two_pages(pool: asyncpg.Pool, publish:
     }
 
 
+async def test_an_hour_that_is_full_keeps_nobody_else_waiting(
+    pool: asyncpg.Pool, publish: Publish, collector: Collector, clock: FixedClock
+) -> None:
+    await publish(catalogue_applied())
+    await collect(collector, clock, [*calls(3), call("next-hour", START + timedelta(minutes=40)), *calls(1, "sub-2")])
+    for sub in ("sub-1", "sub-2"):
+        await publish(state(sub=sub))
+    begun = await begin(collector)
+    await judge_page(collector, begun, clock.now())
+    await pool.execute("update usage_window set quantity = 999999999999999 where hour = $1", START.replace(minute=0))
+    while not await judge_page(collector, begun, clock.now()):
+        pass
+    found = await outcomes(pool)
+    assert sorted(found.values()).count("rejected: total_too_large") in {1, 2}
+    assert found["sub-2-0"] == "counted"
+    assert found["next-hour"] == "counted"
+    assert not await is_unsettled(pool)
+
+
 async def test_a_catalogue_that_comes_between_two_pages_is_not_missed(
     pool: asyncpg.Pool, publish: Publish, collector: Collector, clock: FixedClock
 ) -> None:

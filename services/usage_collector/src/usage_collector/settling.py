@@ -2,16 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import date, datetime
 
+import asyncpg
 import structlog
 
 from billing_common.db import Connection
 from usage_collector import correction_store, held_store, metrics, rollup_store, store, subscription_store
-from usage_collector.collecting import Collector
+from usage_collector.collecting import FULL, Collector
 from usage_collector.event_rows import Judged
 from usage_collector.held_store import HeldPlace
-from usage_collector.metering import billable_since, judge
+from usage_collector.metering import Verdict, billable_since, judge
 from usage_collector.observing import Observation
 
 log = structlog.get_logger(__name__)
@@ -75,6 +76,21 @@ async def judge_page(collector: Collector, begun: Pass, now: datetime | None) ->
 async def _settle(connection: Connection, judged: Sequence[Judged]) -> int:
     if not judged:
         return 0
-    settled = await held_store.settle(connection, judged)
     await rollup_store.mark(connection, [one for one, _ in judged])
-    return settled
+    groups: dict[tuple[str, date, int], list[Judged]] = {}
+    for pair in judged:
+        groups.setdefault((pair[0].sid, pair[0].day, pair[0].at.hour), []).append(pair)
+    return await _settle_groups(connection, list(groups.values()))
+
+
+async def _settle_groups(connection: Connection, groups: Sequence[Sequence[Judged]]) -> int:
+    """Settle what fits into its windows; an hour of a key that does not is refused, and keeps nobody else waiting."""
+    try:
+        async with connection.transaction():
+            return await held_store.settle(connection, [pair for group in groups for pair in group])
+    except asyncpg.CheckViolationError:
+        if len(groups) > 1:
+            half = len(groups) // 2
+            return await _settle_groups(connection, groups[:half]) + await _settle_groups(connection, groups[half:])
+    log.warning("events refused", events=len(groups[0]), reason=FULL)
+    return await held_store.settle(connection, [(one, Verdict("rejected", FULL)) for one, _ in groups[0]])
