@@ -165,6 +165,15 @@ CHARGES = ("checkout", "GET", "/v1/corrections")
 NOTHING = {"hour": None, "day": None, "origin": "stream", "method": "", "template": "", "status": None, "outcome": "counted", "reason": ""}
 
 
+def test_what_is_spent_of_a_cap_is_shown_and_that_nothing_stops_there(doors: Asked) -> None:
+    doors.answers = {
+        ("usage_collector", "GET", "/v1/usage/s-1/standing"): {**STANDING, "spend_cap_minor": 10000},
+        ("usage_collector", "GET", "/v1/usage/s-1/split"): {"complete_until": None, "rows": []},
+        CHARGES: [],
+    }
+    assert "Spend cap: USD 89.95 of USD 100.00, 89 %; calls go on beyond it" in run("usage", "show", "s-1").stdout.splitlines()
+
+
 def test_usage_is_shown_with_its_bill_the_basis_of_the_projection_and_how_fresh_it_is(doors: Asked) -> None:
     split = {
         "complete_until": None,
@@ -188,6 +197,7 @@ def test_usage_is_shown_with_its_bill_the_basis_of_the_projection_and_how_fresh_
     ]
     assert any("GET /orders" in line and "84,215" in line for line in lines)
     assert any("filtered: failed" in line for line in lines)
+    assert not any("Spend cap" in line for line in lines)
     asked = doors.asked[1][2]
     assert (asked["from"], asked["to"], asked["by"]) == ("2027-01-10T12:30:00+00:00", "2027-01-20T10:00:00+00:00", ["endpoint", "outcome"])
 

@@ -150,6 +150,11 @@ def standing_lines(standing: dict[str, Any], earlier: Sequence[dict[str, Any]]) 
     if bill := standing["bill"]:
         of_which = f"; {display(besides, bill['currency'])} of it for usage of earlier periods" if earlier else ""
         lines.append(f"Bill so far: {display(bill['total_minor'] + besides, bill['currency'])}, without tax{of_which}")
+        if cap := standing.get("spend_cap_minor"):
+            own = display(bill["total_minor"], bill["currency"])
+            lines.append(
+                f"Spend cap: {own} of {display(cap, bill['currency'])}, {bill['total_minor'] * 100 // cap} %; calls go on beyond it"
+            )
         lines += [
             f"  {one['description']}: {display(one['amount_minor'], one['currency'])}{', on an invoice of its own' if one['alone'] else ''}"
             for one in earlier

@@ -18,6 +18,7 @@ PRICE: dict[str, Any] = {
     "usage": [{"meter": "calls", "amount": "1", "per": 100, "included": 5, "rounding": "exact", "mode": "graduated"}],
     "minimum": "1",
     "maximum": "100",
+    "spend_cap": "50",
 }
 TIERED = {"meter": "calls", "tiers": [{"up_to": 5, "amount": "1", "flat": "0"}, {"up_to": None, "amount": "1"}]}
 DISCOUNTED = {"meter": "calls", "amount": "1", "discounts": [{"up_to": 5, "percent": "5"}, {"up_to": None, "percent": "6"}]}

@@ -54,6 +54,7 @@ WORDS: list[tuple[dict[str, Any], str, str]] = [
     ),
     ({"base": "1", "minimum": "5"}, "minimum", "at least USD 5.00 a month"),
     ({"base": "1", "maximum": "50"}, "maximum", "at most USD 50.00 a month"),
+    ({"base": "1", "spend_cap": "50"}, "spend_cap", "alerts at 50, 80 and 100 % of USD 50.00 a month"),
 ]
 
 

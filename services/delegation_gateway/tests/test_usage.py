@@ -52,6 +52,12 @@ def words(page: Any) -> str:
     return " ".join(re.sub(r"<[^>]+>", " ", page.text).split())
 
 
+async def test_what_is_spent_of_a_cap_is_shown(used: Any, collector: Any) -> None:
+    assert "Spend cap" not in words(await used.page("/usage"))
+    collector.told_standing = collector.told_standing.model_copy(update={"spend_cap_minor": 10_000})
+    assert "Spend cap $100.00 89 % spent; calls go on beyond it" in words(await used.page("/usage"))
+
+
 async def test_days_endpoints_and_statuses_each_add_up(used: Any) -> None:
     text = words(await used.page("/usage"))
     days = f"{used.start:%Y-%m-%d} 60,000 60,000 0 {used.start + DAY:%Y-%m-%d} 20 13 3 Sum 60,020 60,013 3"

@@ -180,7 +180,7 @@ class Samples:
             quantity=100,
             hard_stop=hard_stop,
             product_id=product_id,
-            kind=kind,  # type: ignore[arg-type]  # pydantic refuses others
+            kind=kind,
         )
 
 

@@ -135,8 +135,9 @@ def test_a_threshold_without_hard_stop_changes_nothing(samples: Any) -> None:
     assert domain.with_threshold(NOTHING, samples.threshold(hard_stop=False)) == NOTHING
 
 
-def test_a_tier_never_stops_calls(samples: Any) -> None:
-    assert domain.with_threshold(NOTHING, samples.threshold(kind="tier")) == NOTHING
+@pytest.mark.parametrize("kind", ["tier", "spend_cap"])
+def test_neither_a_tier_nor_a_spend_cap_ever_stops_calls(samples: Any, kind: str) -> None:
+    assert domain.with_threshold(NOTHING, samples.threshold(kind=kind)) == NOTHING
 
 
 WEEK = timedelta(days=7)

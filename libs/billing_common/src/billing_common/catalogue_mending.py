@@ -13,7 +13,7 @@ ROUNDS_MAX = 40  # each round takes at least one field away
 REQUIRED = frozenset({"id", "name", "model"})  # of a product and a meter
 # What a broken part of a price is taken for, so that the entries beside it are still looked at; nothing is said about these values.
 STAND_INS: dict[str, Any] = {
-    "base": "0", "setup": "0", "minimum": "0", "maximum": "1e12",
+    "base": "0", "setup": "0", "minimum": "0", "maximum": "1e12", "spend_cap": "1e12",
     "meter": "unnamed", "size": 1, "amount": "0", "up_to": None, "flat": "0", "percent": 0, "weight": 0,
 }  # fmt: skip
 Model = TypeVar("Model", bound=BaseModel)

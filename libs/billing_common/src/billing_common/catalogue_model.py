@@ -202,6 +202,9 @@ class Price(Part):
         default=None, description="least spend in a period, of a part of one its share; the difference is added to the invoice"
     )
     maximum: Amount | None = Field(default=None, description="most spend in a period; the rest is taken off the invoice")
+    spend_cap: Amount | None = Field(
+        default=None, description="bill so far of a period of which 50, 80 and 100 % are announced; only told: calls and charges go on"
+    )
 
 
 class RateLimit(Part):

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 EVENT_NAME_MAX = 100  # of a meter at Stripe
 
+PARTS = ("base", "setup", "usage", "unit", "minimum", "maximum")  # of a price, that charge something
 # model -> parts of the price it must have, parts it may have
 SHAPES: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "Free": (frozenset(), frozenset()),
@@ -120,11 +121,12 @@ def _check_currency(code: str, path: Path, problems: Problems) -> None:
 
 
 def _parts(price: Price) -> frozenset[str]:
-    return frozenset(name for name in ("base", "setup", "usage", "unit", "minimum", "maximum") if getattr(price, name) not in (None, ()))
+    return frozenset(name for name in (*PARTS, "spend_cap") if getattr(price, name) not in (None, ()))
 
 
 def _check_shape(product: Product, path: Path, problems: Problems) -> None:
     required, optional = SHAPES[product.model]
+    optional |= frozenset() if product.is_free else {"spend_cap"}
     given = _parts(product.price) if product.price else frozenset()
     allowed = ", ".join(sorted(required | optional)) or "no price at all"
     for part in sorted(required - given):
@@ -133,19 +135,20 @@ def _check_shape(product: Product, path: Path, problems: Problems) -> None:
         problems.add((*path, "price", part), f'the model {product.model} has no "{part}" in its price', allowed)
     if product.is_free and product.currencies:
         problems.add((*path, "currencies"), "a free product has no currencies", "no currencies")
-    if product.model == "Hybrid" and not given:
+    if product.model == "Hybrid" and not given - {"spend_cap"}:
         problems.add((*path, "price"), "the model Hybrid needs at least one part in its price", allowed)
     if product.model == "Tier" and product.quota is None:
         problems.add((*path, "quota"), 'the model Tier needs a quota: without one the fee buys everything. Did you mean "Hybrid"?', "quota")
 
 
 def _check_price(product: Product, price: Price, currency: str, path: Path, problems: Problems) -> None:
-    for name in ("base", "setup", "minimum", "maximum"):
+    for name in ("base", "setup", "minimum", "maximum", "spend_cap"):
         _check_whole(getattr(price, name), currency, (*path, name), problems)
     if price.unit:
         _check_whole(price.unit.amount, currency, (*path, "unit", "amount"), problems)
     if price.minimum is not None and price.maximum is not None and price.minimum > price.maximum:
         problems.add((*path, "minimum"), "the least spend is above the most spend", f"at most {plain(price.maximum)}")
+    _check_spend_cap(price, (*path, "spend_cap"), problems)
     meters = [usage.meter for usage in price.usage] + ([price.unit.meter] if price.unit else [])
     for meter_id in {meter_id for meter_id in meters if meters.count(meter_id) > 1}:
         problems.add((*path, "usage"), f'the meter "{meter_id}" is priced twice', "one price per meter")
@@ -156,6 +159,14 @@ def _check_price(product: Product, price: Price, currency: str, path: Path, prob
         if product.quota and product.quota.meter == usage.meter and product.quota.calls < usage.included:
             allowed = f"at least {usage.included}"
             problems.add((*path[:2], "quota", "calls"), f"the quota ({product.quota.calls}) is below the included amount", allowed)
+
+
+def _check_spend_cap(price: Price, path: Path, problems: Problems) -> None:
+    cap, fee = price.spend_cap, price.base or Decimal(0)
+    if cap is not None and cap <= fee:
+        problems.add(path, "the spend cap is not above the base fee: every period would begin beyond it", f"more than {plain(fee)}")
+    elif cap is not None and price.maximum is not None and cap > price.maximum:
+        problems.add(path, "the spend cap is above the most spend: it would never be reached", f"at most {plain(price.maximum)}")
 
 
 def _check_usage(product: Product, usage: UsagePrice, path: Path, problems: Problems) -> None:

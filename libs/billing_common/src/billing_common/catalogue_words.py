@@ -23,7 +23,9 @@ def component_name(catalogue: Catalogue, component: str) -> str:
     return f"usage of {meter.name if meter else meter_id}" if kind == "usage" else COMPONENT_NAMES.get(kind, component)
 
 
-COMPONENT_NAMES = {"setup": "setup fee", "base": "base fee", "unit": "packages", "minimum": "minimum", "maximum": "maximum"}
+COMPONENT_NAMES = {
+    "setup": "setup fee", "base": "base fee", "unit": "packages", "minimum": "minimum", "maximum": "maximum", "spend_cap": "spend cap"
+}  # fmt: skip
 
 
 def _components(catalogue: Catalogue, product: Product, price: Price, currency: str) -> Iterable[tuple[str, str]]:
@@ -40,6 +42,8 @@ def _components(catalogue: Catalogue, product: Product, price: Price, currency: 
         yield "minimum", f"at least {amount(price.minimum, currency)} a {product.interval}"
     if price.maximum is not None:
         yield "maximum", f"at most {amount(price.maximum, currency)} a {product.interval}"
+    if price.spend_cap is not None:
+        yield "spend_cap", f"alerts at 50, 80 and 100 % of {amount(price.spend_cap, currency)} a {product.interval}"
 
 
 def _usage(usage: UsagePrice, unit: str, currency: str) -> str:

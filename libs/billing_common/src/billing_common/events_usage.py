@@ -43,7 +43,8 @@ class UsageThresholdReached(SubscriptionEvent):
     """Usage has reached something that its plan names: said once for each threshold, period and subscription, whatever totals do later.
 
     `allowance`: a share of a quota or of an included amount. `tier`: the meter's total entered the tier of the price with the number
-    `threshold`; one that jumps over several says each of them. Only `hard_stop` asks for anything.
+    `threshold`; one that jumps over several says each of them. `spend_cap`: a share of an amount of money, reached by the bill so far;
+    it has no meter (""). Only `hard_stop` asks for anything.
     """
 
     topic = "usage.threshold_reached"
@@ -52,13 +53,14 @@ class UsageThresholdReached(SubscriptionEvent):
     period_start: AwareDatetime
     period_end: AwareDatetime | None = Field(default=None, description="of a quota's window; null: an included amount, or not known")
     threshold: Decimal = Field(description="share of the quota or included amount, 0.5 = 50 %; of a tier its number, 2 = the second one")
-    quantity: int
+    quantity: int = Field(description="what the meter has counted; of a spend cap the bill so far, in minor units")
     hard_stop: bool = False
     product_id: str | None = Field(default=None, description="the product whose quota, allowance or tier it is")
-    kind: Literal["allowance", "tier"] = "allowance"
+    kind: str = Field(default="allowance", description="allowance, tier or spend_cap; one that is not known asks for nothing")
     limit: int | None = Field(
         default=None, description="what the threshold is a share of; of a tier the last unit of the one before it; null: an older event"
     )
+    currency: str | None = Field(default=None, description="of a spend cap")
 
 
 class UsageCorrected(SubscriptionEvent):

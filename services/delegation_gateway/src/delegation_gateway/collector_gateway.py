@@ -49,6 +49,7 @@ class Standing(Told):
     quotas: tuple[Quota, ...]
     bill: Amount | None
     projected: Projected | None
+    spend_cap_minor: int | None = None
     freshness: Freshness
 
 

@@ -76,6 +76,7 @@ class Rules:
         self.source = product.source
         self.announced: tuple[Limit | Tiers, ...] = (*limits_of(product), *tiers_of(product))
         self.meters = {meter_id: meters[meter_id] for meter_id in product.meter_ids() if meter_id in meters}
+        self.has_spend_cap = product.price is not None and product.price.spend_cap is not None
         self.with_state = {meter_id: meter for meter_id, meter in self.meters.items() if meter.has_state}
         self.late_usage = product.policies.late_usage
         self.is_free = product.is_free

@@ -7,16 +7,15 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from billing_common import rating
-from billing_common.bill_so_far import OnPlan, bill_so_far
+from billing_common.bill_so_far import bill_so_far
 from billing_common.catalogue import Product
 from billing_common.db import Connection
-from usage_collector import standing_store, window_store
+from usage_collector import plans, standing_store, window_store
 from usage_collector.directory import Directory
 from usage_collector.limits import limits_of
+from usage_collector.plans import Used
 from usage_collector.standing_store import Running
 from usage_collector.thresholds import span_of
-
-Used = tuple[datetime, str, int]  # segment start, meter id, quantity
 
 
 class QuotaStanding(BaseModel):
@@ -68,6 +67,7 @@ class PeriodStanding(BaseModel):
     quotas: list[QuotaStanding]
     bill: Bill | None
     projected: Projected | None
+    spend_cap_minor: int | None = Field(default=None, description="in the bill's currency; its shares are announced, nothing stops there")
 
 
 async def standing(connection: Connection, directory: Directory, subscription_id: str, *, now: datetime) -> PeriodStanding | None:
@@ -94,6 +94,7 @@ async def standing(connection: Connection, directory: Directory, subscription_id
         subscription_id=subscription_id, account_id=found.account_id, product_id=found.product_id,
         catalogue_version=found.catalogue_version, period_start=since, period_end=end,
         segment_start=found.segment_start, totals=totals, quotas=quotas, bill=bill, projected=projection,
+        spend_cap_minor=plans.spend_cap_minor(sold, found.currency) if sold else None,
     )  # fmt: skip
 
 
@@ -101,19 +102,10 @@ async def _rated(
     connection: Connection, directory: Directory, found: Running, usage: Sequence[Used], *, period: rating.Period, now: datetime
 ) -> tuple[Bill | None, Projected | None]:
     """Rate the plans of the period; nothing where a catalogue version is not known here."""
-    stays: list[OnPlan] = []
-    for place, stay in enumerate(await standing_store.plans(connection, found.subscription_id, found.segment_start)):
-        if stay.until is not None and stay.until <= period.start:
-            continue
-        sold = await directory.catalogue_of(connection, (stay.product_id, stay.catalogue_version))
-        if sold is None:
-            return None, None
-        own: dict[str, int] = {}
-        for start, meter_id, quantity in usage:
-            if stay.since <= start and (stay.until is None or start < stay.until):
-                own[meter_id] = own.get(meter_id, 0) + quantity
-        since, free_until = found.started_at if place == 0 else stay.since, rating.trial_end(sold[1], found.started_at)
-        stays.append(OnPlan(*sold, since, stay.until, own, stay.is_new, free_until))
+    plans_by_now = await standing_store.plans(connection, found.subscription_id, found.segment_start)
+    stays = await plans.on_plans(connection, directory, plans_by_now, usage, began=found.started_at, period=period)
+    if stays is None:
+        return None, None
     bill = bill_so_far(stays, period=period, currency=found.currency, now=now)
     lines = _lines(*(one.rated for one in bill.past))
     so_far = Bill(currency=bill.present.currency, total_minor=bill.total_minor, lines=lines + _lines(bill.present))

@@ -1,4 +1,4 @@
-"""What usage has reached of quotas, included amounts and tiers: each threshold is announced once per period and subscription."""
+"""Quotas, included amounts, tiers and spend caps: each of their thresholds is announced once per period and subscription."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from billing_common import quotas
 from billing_common.db import Connection
 from billing_common.events import UsageThresholdReached
 from billing_common.outbox import announce_many
-from usage_collector import window_store
+from usage_collector import spending, window_store
 from usage_collector.directory import Directory
 from usage_collector.limits import Limit, Reached, Tiers
 from usage_collector.window_store import Span
@@ -47,12 +47,13 @@ async def announce_reached(connection: Connection, directory: Directory, rows: S
             if limit.meter_id == row["meter_id"]:
                 span = span_of(limit, row)
                 asked[span, row["product_id"], type(limit)] = _Asked(span, row["product_id"], limit, row["account_id"])
-    if not asked:
-        return 0
-    totals = await window_store.totals_of(connection, list(dict.fromkeys(one.span for one in asked.values())))
+    spans = list(dict.fromkeys(one.span for one in asked.values()))
+    totals = await window_store.totals_of(connection, spans) if spans else {}
     candidates = [event for one in asked.values() if one.span in totals for event in _reached(one, totals[one.span], now)]
+    candidates += await spending.reached(connection, directory, rows, now=now)
     fresh = await _only_new(connection, candidates)
-    await announce_many(connection, fresh)
+    if fresh:
+        await announce_many(connection, fresh)
     return len(fresh)
 
 
