@@ -12,8 +12,10 @@ from prometheus_client import REGISTRY
 
 from usage_collector import store
 from usage_collector.adding import Adding
+from usage_collector.app import reading_limits
 from usage_collector.collecting import Collector
 from usage_collector.directory import Directory
+from usage_collector.settings import Settings
 
 from .conftest import START, FixedClock, Publish, call, catalogue_applied, collect, make_collector, outcomes, renewed, state, windows
 
@@ -160,6 +162,19 @@ async def test_each_event_ends_in_one_outcome_with_its_reason(
         "future": "rejected: in_the_future",
     }
     assert await windows(pool) == {("sub-1", "calls", START, HOUR): (6, 2)}
+
+
+async def test_what_the_door_took_is_taken_by_a_collector_whose_clock_is_a_little_behind(
+    pool: asyncpg.Pool, ready: None, clock: FixedClock
+) -> None:
+    given = {"database_url": "postgresql://x", "kafka_bootstrap_servers": "x:1", "internal_token_keys": "k" * 32}
+    age_max, ahead_max = reading_limits(Settings.model_validate(given))
+    collector = Collector(pool, batch_max=10, age_max=age_max, ahead_max=ahead_max)
+    at_the_door = clock.now()
+    clock.instant -= timedelta(seconds=59)
+    await collect(collector, clock, [call("ahead", at_the_door + timedelta(minutes=4, seconds=59))])
+    await collect(collector, clock, [call("far", at_the_door + timedelta(minutes=5, seconds=2))])
+    assert await outcomes(pool) == {"ahead": "counted", "far": "rejected: in_the_future"}
 
 
 async def test_an_event_counts_for_each_meter_of_its_plan(pool: asyncpg.Pool, ready: None, collector: Collector, clock: FixedClock) -> None:

@@ -29,6 +29,8 @@ SERVICE = "usage_collector"
 MIGRATIONS = Path(__file__).resolve().parents[2] / "migrations"
 READ_AGE_SLACK = timedelta(days=7)  # what ingest accepted stays accepted while it waits on its topic
 
+READ_AHEAD_SLACK = timedelta(minutes=1)  # also by a host whose clock is a little behind the door's
+
 
 def create_service(settings: Settings) -> Service:
     """Return the service, not started: a door for events, and unless `settings.collect` is off all that becomes of them."""
@@ -76,7 +78,7 @@ async def _start_door(service: Service, settings: Settings) -> None:
 
 async def _start_collecting(service: Service, settings: Settings, calls_broker: KafkaBroker | None) -> None:
     """Make what needs the event loop, and name the loops."""
-    age_max, ahead_max = settings.event_age_max + READ_AGE_SLACK, settings.event_ahead_max
+    age_max, ahead_max = reading_limits(settings)
     collector = service.share("collector", Collector(service.pool, batch_max=settings.batch_max, age_max=age_max, ahead_max=ahead_max))
     positions = service.share("positions", Positions(_streams(settings)))
     service.on_stop(positions.close)
@@ -93,6 +95,11 @@ async def _start_collecting(service: Service, settings: Settings, calls_broker: 
     if calls_broker is not None:
         _add_calls_broker(service, calls_broker)
         service.settled_when(background.unread_calls)
+
+
+def reading_limits(settings: Settings) -> tuple[timedelta, timedelta]:
+    """Return how old and how far ahead what is read may be: more than the door takes."""
+    return settings.event_age_max + READ_AGE_SLACK, settings.event_ahead_max + READ_AHEAD_SLACK
 
 
 def _streams(settings: Settings) -> list[Stream]:
