@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
+from urllib.parse import quote
 
 import asyncpg
 import httpx
@@ -156,6 +157,41 @@ async def test_structured_binary_and_gzip_say_the_same(door: Door) -> None:
     assert len({value for _, _, value in door.log.records}) == 1
 
 
+async def test_headers_of_binary_mode_are_percent_decoded_as_the_binding_asks(door: Door) -> None:
+    named = event('ä "100%" %41\\', subject="sub-ü€")
+    assert (await door.post(named, SINGLE)).status_code == 202
+    encoded = {f"ce_{name}": quote(value) for name, value in named.items() if name != "data"}
+    quoted = {**encoded, "ce_id": '"%C3%A4 \\"100%25\\" %2541\\\\"'}
+    for attributes in (encoded, quoted):
+        assert (await door.post(named["data"], "application/json", **attributes)).status_code == 202
+    assert len(door.log.records) == 3
+    assert len({value for _, _, value in door.log.records}) == 1
+    nul = await door.post({}, "application/json", **{**encoded, "ce_subject": "a%00b"})
+    assert (nul.status_code, nul.json()["results"][0]["reason"]) == (422, "bad_text")
+
+
+async def test_gzip_may_have_two_names_and_several_members_as_its_standards_say(door: Door) -> None:
+    text = json.dumps([event()]).encode()
+    members = gzip.compress(text[:20]) + gzip.compress(text[20:])
+    for body, encoding in ((members, "gzip"), (gzip.compress(text), "X-GZIP")):
+        assert (await door.post(body, content_encoding=encoding)).status_code == 202
+    assert len({value for _, _, value in door.log.records}) == 1
+
+
+async def test_a_nul_spoils_only_its_own_event_and_only_where_it_is_kept(door: Door) -> None:
+    good = [event("good"), event("dropped", data={"note": "\0"}), event("written out", subject="\\u0000")]
+    answer = await door.post([*good, event("bad", subject="a\0")])
+    assert (answer.status_code, [one["status"] for one in answer.json()["results"]]) == (202, ["accepted"] * 3 + ["rejected"])
+    assert "subject must not hold the character NUL" in answer.json()["results"][3]["message"]
+    assert decode_recorded([value for _, _, value in door.log.records])[1] == []
+
+
+async def test_an_event_without_data_is_told_what_to_send(door: Door) -> None:
+    bare = {name: value for name, value in event().items() if name != "data"}
+    assert 'send "data": {} for one call' in (await door.post([event("good"), bare])).json()["results"][1]["message"]
+    assert 'send "data": {} for one call' in (await door.post(bare, SINGLE)).json()["error"]["message"]
+
+
 async def test_only_whole_numbers_and_what_meters_need_reach_the_topic(door: Door) -> None:
     data = {"quantity": 1, "status": 200, "method": "GET", "template": "/a", "tokens": 7, "email": "a@b.c", "nested": {"x": 1}}
     assert (await door.post(event(data=data), SINGLE)).status_code == 202
@@ -248,7 +284,13 @@ async def test_each_event_of_a_batch_gets_its_own_answer(door: Door, clock: Fixe
         "invalid_method": [event(data={"method": "x" * 33})],
         "invalid_property": [event(data={"tokens": -1})],
         "too_many_properties": [event(data={f"p{n}": 1 for n in range(40)})],
-        "invalid_event": [{"id": "e9"}, event(time="yesterday"), event(time="2027-01-10T12:30:00"), event(data=3), 7],
+        "bad_text": [
+            event("\0"),
+            event("a\0"),
+            event(data={"\0": 1}),
+            *(event(data={name: "\0"}) for name in ("meter", "method", "template")),
+        ],
+        "invalid_event": [{"id": "\0"}, {"id": "e9"}, event(time="yesterday"), event(time="2027-01-10T12:30:00"), event(data=3), 7],
     }
     good = event("good")
     answer = await door.post([good, *(one for kind in faults.values() for one in kind)], key=door.narrow_key)
@@ -257,6 +299,7 @@ async def test_each_event_of_a_batch_gets_its_own_answer(door: Door, clock: Fixe
     assert results[0] == {"id": "good", "status": "accepted"}
     assert [result["reason"] for result in results[1:]] == [reason for reason, kind in faults.items() for _ in kind]
     assert all(result["message"] for result in results[1:])
+    assert not any("\0" in str(result) for result in results)
     (message,) = {result["message"] for result in results if result.get("reason") == "foreign_source"}
     assert "set source to /gw or to one below it (/gw/...)" in message
     assert [one["id"] for _, _, value in door.log.records for one in json.loads(value)] == ["good"]
@@ -291,12 +334,16 @@ REFUSED: dict[str, tuple[int, str, bytes, str, dict[str, str]]] = {
     "no events": (400, "empty_batch", b"[]", BATCH, {}),
     "NaN": (400, "malformed_json", b'[{"data": {"quantity": NaN}}]', BATCH, {}),
     "no UTF-8": (400, "malformed_json", b'[{"id": "\xff"}]', BATCH, {}),
-    "the character NUL": (400, "bad_text", b'[{"id": "\\u0000"}]', BATCH, {}),
+    "a header that is no UTF-8": (400, "bad_text", b"{}", "application/json", {"ce_id": "%ff"}),
+    "binary mode without data": (400, "invalid_event", b"", "application/json", {"ce_id": "1"}),
     "deep nesting": (400, "malformed_json", b'[{"data": ' + b"[" * 9000 + b"]" * 9000 + b"}]", BATCH, {}),
     "too many events": (413, "too_many_events", b"[" + b",".join([b"{}"] * 51) + b"]", BATCH, {}),
     "too many bytes": (413, "body_too_large", b" " * 20_001, BATCH, {}),
     "a gzip bomb": (413, "body_too_large", gzip.compress(b" " * 10_000_000), BATCH, {"content_encoding": "gzip"}),
     "no gzip": (400, "bad_gzip", b"[]", BATCH, {"content_encoding": "gzip"}),
+    "a gzip bomb of several members": (413, "body_too_large", gzip.compress(b" " * 15_000) * 2, BATCH, {"content_encoding": "gzip"}),
+    "gzip of very many members": (400, "bad_gzip", gzip.compress(b" ") * 65, BATCH, {"content_encoding": "gzip"}),
+    "something behind gzip": (400, "bad_gzip", gzip.compress(b"[]") + b"x", BATCH, {"content_encoding": "gzip"}),
     "gzip cut off": (400, "bad_gzip", gzip.compress(b"[]" * 50)[:-9], BATCH, {"content_encoding": "gzip"}),
     "another encoding": (415, "unsupported_encoding", b"[]", BATCH, {"content_encoding": "br"}),
     "another type": (415, "unsupported_media_type", b"[]", "text/plain", {}),

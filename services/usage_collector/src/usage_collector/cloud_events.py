@@ -1,10 +1,12 @@
 """CloudEvents over HTTP: structured, batched and binary bodies become events, and each event is checked. No I/O."""
 
+import re
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 import msgspec
 
@@ -18,6 +20,10 @@ PROPERTY_MAX = 10**12
 TEXT_MAX = 256
 METERS_NAMED = 20
 ESCAPED_NUL = b"\\u0000"
+NUL = "\x00"
+QUOTED = re.compile(rb"\\(.)")
+NO_DATA = 'data is missing: send "data": {} for one call; what was used is never guessed'
+GZIP_MEMBERS_MAX = 64
 PLAIN = frozenset({"quantity", "meter"})
 NAMES = {"specversion", "id", "source", "type", "subject", "time"}
 
@@ -75,24 +81,35 @@ Parsed = list[Incoming | Result]
 
 
 def gunzip(body: bytes, limit: int) -> bytes:
-    """Unpack at most `limit` bytes; a bomb costs no more memory than that."""
-    unpacker = zlib.decompressobj(wbits=31)
-    try:
-        plain = unpacker.decompress(body, limit + 1)
-    except zlib.error:
-        raise RequestError(400, "bad_gzip", "the body is not gzip, though Content-Encoding says so") from None
-    if len(plain) > limit or unpacker.unconsumed_tail:
-        raise RequestError(413, "body_too_large", f"the body has more than {limit} bytes after gunzip: send smaller batches")
-    if not unpacker.eof or unpacker.unused_data:
-        raise RequestError(400, "bad_gzip", "the gzip body is cut off or has something after its end")
-    return plain
+    """Unpack at most `limit` bytes, of several members too; a bomb costs no more memory than that."""
+    plain = b""
+    for _ in range(GZIP_MEMBERS_MAX):
+        unpacker = zlib.decompressobj(wbits=31)
+        try:
+            plain += unpacker.decompress(body, limit - len(plain) + 1)
+        except zlib.error:
+            raise RequestError(
+                400, "bad_gzip", "the body is not gzip, though Content-Encoding says so, or has something after its end"
+            ) from None
+        if len(plain) > limit or unpacker.unconsumed_tail:
+            raise RequestError(413, "body_too_large", f"the body has more than {limit} bytes after gunzip: send smaller batches")
+        if not unpacker.eof:
+            raise RequestError(400, "bad_gzip", "the gzip body is cut off")
+        if not (body := unpacker.unused_data):
+            return plain
+    raise RequestError(400, "bad_gzip", f"the gzip body has more than {GZIP_MEMBERS_MAX} members: pack it as one")
 
 
 def parse(content_type: str, headers: Mapping[str, str], body: bytes, *, events_max: int) -> Parsed:
     """Return the events of a request, or for those that cannot be read their answer. Raises RequestError."""
     media_type = content_type.partition(";")[0].strip().lower()
-    if ESCAPED_NUL in body:
-        raise RequestError(400, "bad_text", "texts must not hold the character NUL")
+    events = _parse(media_type, headers, body, events_max)
+    if ESCAPED_NUL in body or media_type not in {SINGLE, BATCH}:  # nothing else makes a NUL: JSON takes no bare one
+        return [_without_nul(event) for event in events]
+    return events
+
+
+def _parse(media_type: str, headers: Mapping[str, str], body: bytes, events_max: int) -> Parsed:
     try:
         body.decode()
         if media_type == BATCH:
@@ -102,7 +119,7 @@ def parse(content_type: str, headers: Mapping[str, str], body: bytes, *, events_
         if "ce-specversion" in headers or "ce-id" in headers:
             return [_parse_binary(media_type, headers, body)]
     except msgspec.ValidationError as error:
-        raise RequestError(400, "invalid_event", f"not a usage event: {error}"[:300]) from None
+        raise RequestError(400, "invalid_event", f"not a usage event: {_why(error)}"[:300]) from None
     except msgspec.DecodeError:
         raise RequestError(400, "malformed_json", "the body is not JSON") from None
     except UnicodeDecodeError:
@@ -128,7 +145,30 @@ def _parse_one(body: bytes) -> Incoming | Result:
     try:
         return _single.decode(body)
     except msgspec.ValidationError as error:
-        return Result(_id_of(body), "rejected", "invalid_event", str(error)[:300])
+        return Result(_id_of(body), "rejected", "invalid_event", _why(error)[:300])
+
+
+def _why(error: msgspec.ValidationError) -> str:
+    return NO_DATA if str(error) == "Object missing required field `data`" else str(error)
+
+
+def _without_nul(event: Incoming | Result) -> Incoming | Result:
+    """Return the event, or its refusal where a text that is kept holds NUL, which Postgres does not take."""
+    if isinstance(event, Result):
+        event.id = _shown(event.id)
+        return event
+    texts: dict[str, Any] = {"id": event.id, "source": event.source, "subject": event.subject}
+    texts |= {f"data.{name}": event.data.get(name) for name in ("meter", "method", "template")}
+    found = [name for name, text in texts.items() if isinstance(text, str) and NUL in text]
+    if not found and any(NUL in name for name in event.data):
+        found = ["a name in data"]
+    if not found:
+        return event
+    return Result(_shown(event.id), "rejected", "bad_text", f"{found[0]} must not hold the character NUL: leave it out")
+
+
+def _shown(event_id: str | None) -> str | None:
+    return event_id and event_id.replace(NUL, "\ufffd")[:256]
 
 
 def _id_of(body: bytes) -> str | None:
@@ -142,8 +182,21 @@ def _id_of(body: bytes) -> str | None:
 def _parse_binary(media_type: str, headers: Mapping[str, str], body: bytes) -> Incoming:
     if media_type != "application/json":
         raise RequestError(415, "unsupported_media_type", "in binary mode the Content-Type of the data is application/json")
-    attributes: dict[str, Any] = {name: headers[f"ce-{name}"] for name in NAMES if f"ce-{name}" in headers}
+    attributes: dict[str, Any] = {name: _header(f"ce-{name}", headers[f"ce-{name}"]) for name in NAMES if f"ce-{name}" in headers}
+    if not body:
+        raise RequestError(400, "invalid_event", f"not a usage event: {NO_DATA} (in binary mode the body is data)")
     return msgspec.convert({**attributes, "data": _object.decode(body)}, Incoming)
+
+
+def _header(name: str, value: str) -> str:
+    """Return an attribute as the HTTP binding of CloudEvents has it read: unquoted, then percent-decoded once, as UTF-8."""
+    raw = value.encode("latin-1")
+    if len(raw) > 1 and raw[:1] == raw[-1:] == b'"':
+        raw = QUOTED.sub(rb"\1", raw[1:-1])
+    try:
+        return unquote_to_bytes(raw).decode()
+    except UnicodeDecodeError:
+        raise RequestError(400, "bad_text", f"the header {name} is not UTF-8 once it is percent-decoded: encode it again") from None
 
 
 def check(event: Incoming, sender: Sender, limits: Limits) -> tuple[str, str] | None:

@@ -26,6 +26,7 @@ from usage_collector.settings import Settings
 
 log = structlog.get_logger(__name__)
 RECORD_MAX_BYTES = 400_000  # well below what brokers and Event Hubs take
+ENCODINGS = frozenset({"identity", "gzip", "x-gzip"})  # the last two are the same (RFC 9110)
 BODY_TIMEOUT_SECONDS = 15.0
 FORBIDDEN = frozenset({"foreign_source", "foreign_subscription", "foreign_meter"})
 MAKE_ONE = "`turnpike senders list` shows the senders, `turnpike senders add` makes one with a new key"
@@ -173,7 +174,7 @@ def _records(events: list[Incoming]) -> list[bytes]:
 async def read_body(headers: Mapping[str, str], receive: Receive, limit: int, share: Share) -> bytes:
     """Return the body, unpacked. Raises RequestError beyond a limit, before more than that is in memory."""
     encoding = headers.get("content-encoding", "identity").strip().lower()
-    if encoding not in {"identity", "gzip"}:
+    if encoding not in ENCODINGS:
         raise RequestError(415, "unsupported_encoding", "Content-Encoding must be gzip or absent")
     stated = headers.get("content-length", "0")
     if stated.isdigit() and int(stated) > limit:
@@ -193,7 +194,7 @@ async def read_body(headers: Mapping[str, str], receive: Receive, limit: int, sh
                 share.hold(len(body))
     except TimeoutError:
         raise RequestError(408, "too_slow", "the body did not arrive in time") from None
-    if encoding == "gzip":
+    if encoding != "identity":
         body = gunzip(body, limit)
         share.hold(len(body))
     return body

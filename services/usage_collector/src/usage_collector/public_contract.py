@@ -9,6 +9,7 @@ PATH = "/v1/events"
 REASONS = {
     "invalid_event": "not a CloudEvent 1.0 of this type: an attribute is missing or has the wrong type",
     "unknown_type": f"specversion is not 1.0 or type is not {TYPE}",
+    "bad_text": "a text or a name of the event holds the character NUL",
     "invalid_attribute": "id, source or subject is empty or longer than 256 characters",
     "invalid_time": "the time lies outside of the calendar",
     "foreign_source": "the key speaks only for its own source, which the message names, and for those below it",
@@ -73,7 +74,10 @@ def _operation() -> Schema:
         ),
         "operationId": "post_events",
         "security": [{"senderKey": []}],
-        "parameters": [*_binary_headers(), _header("content-encoding", {"enum": ["gzip", "identity"]}, "gzip: the body is packed")],
+        "parameters": [
+            *_binary_headers(),
+            _header("content-encoding", {"enum": ["gzip", "x-gzip", "identity"]}, "gzip: the body is packed"),
+        ],
         "requestBody": {
             "required": True,
             "content": {
