@@ -7,7 +7,7 @@ import warnings
 from asyncio.subprocess import PIPE, STDOUT
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
 from uuid import uuid4
@@ -22,7 +22,7 @@ from faststream import AckPolicy, Context
 from faststream.kafka import KafkaRouter
 from pydantic_settings import SettingsConfigDict
 
-from billing_common import lag
+from billing_common import lag, messaging
 from billing_common.db import MigrationError, Pool, migrate
 from billing_common.events import AccountClosed, AccountRegistered, InvalidEventError
 from billing_common.inbox import claim
@@ -126,11 +126,20 @@ async def test_an_event_delivered_twice_is_handled_once_and_its_outgoing_event_r
     assert await service.pool.fetchval("select count(*) from outbox") == 0
 
 
-async def test_a_failing_handler_holds_its_event_until_it_works_and_parks_nothing(service: Service) -> None:
+async def test_a_failing_handler_holds_its_event_until_it_works_and_parks_nothing(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(messaging, "HELD_SHOWN_AFTER", timedelta(0))
     service.context["behaviour"]["failures"] = 3
     event = registered()
     await send(service, event)
+    async with asyncio.timeout(30):
+        while not (held := (await ask(service, "GET", "/health/ready")).json()["held"]):
+            await asyncio.sleep(0.02)
+    assert [(one["topic"], one["error"]) for one in held] == [(event.topic, "RuntimeError")]
+    assert [one["topic"] for one in (await ask(service, "GET", "/status", "status:read")).json()["held"]] == [event.topic]
     await settled(service)
+    assert (await ask(service, "GET", "/health/ready")).json()["held"] == []
     assert await service.pool.fetchval("select count(*) from seen where account_id = $1", event.account_id) == 1
     letters = (await ask(service, "GET", "/dead-letters", "dead_letters:read")).json()["dead_letters"]
     assert event.account_id not in {letter["key"] for letter in letters}
@@ -200,7 +209,7 @@ async def test_a_body_beyond_any_use_is_refused_before_it_is_all_in_memory(servi
 
 async def test_it_is_ready_when_kafka_and_postgres_answer(service: Service) -> None:
     await settled(service)
-    assert (await ask(service, "GET", "/health/ready")).json() == {"ready": True, "reasons": []}
+    assert (await ask(service, "GET", "/health/ready")).json() == {"ready": True, "reasons": [], "held": []}
     metrics = (await ask(service, "GET", "/metrics")).text
     assert "turnpike_outbox_rows 0.0" in metrics
 
