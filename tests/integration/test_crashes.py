@@ -3,11 +3,14 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any
 
 import pytest
 from whole_system import Customer, World
 
-from turnpike_cli.clock import Step
+from turnpike_cli.clock import BusinessTime, Step
+from turnpike_cli.doors import Doors
 
 pytestmark = pytest.mark.timeout(420)
 QUANTITY = 30_000
@@ -104,3 +107,33 @@ async def test_kafka_and_postgres_killed_in_mid_story_lose_nothing_and_count_not
     await standard.person.call_many(world.http, 30, failing=3)
     await end_the_month_with_kills(world, ["kafka", "postgres"])
     await check_totals(world, [payg, enterprise, standard])
+
+
+class WithoutReporter:
+    """The doors of all parts but the reporter, for a clock that goes on while it is away."""
+
+    def __init__(self, doors: Doors) -> None:
+        self.status, self.clock, self.set_clock = doors.status, doors.clock, doors.set_clock
+        self.names = [name for name in doors.names if name != "stripe_reporter"]
+
+
+async def test_a_reporter_that_is_away_for_longer_than_the_drafts_hour_costs_no_usage_of_the_month(world: World) -> None:
+    customer = await world.join("payg")
+    await customer.person.call_many(world.http, 40, failing=2)
+    await world.clock.settle()
+    await world.crash("stripe_reporter")
+    await customer.person.call_many(world.http, 60, failing=3)  # no meter event of these before the month is over
+    end = await world.next_month()
+    await BusinessTime(WithoutReporter(world.doors), settle_seconds=60).advance_to(end + timedelta(hours=5))
+
+    async def of_month() -> Any:
+        return next(one for one in await world.stripe.invoices(customer.stripe_id) if one.period_end == int(end.timestamp()))
+
+    held = await of_month()
+    assert (held.status, held.auto_advance) == ("draft", False)
+    await world.revive()
+    await world.clock.settle()
+    await world.clock.advance_by(timedelta(hours=1))
+    assert (await of_month()).status == "paid"
+    counted = await world.check_period(customer, customer.start, end)
+    assert counted["calls"] == customer.person.calls[200] >= 95
