@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field
 from billing_common.db import Connection
 from usage_collector import day_store, late, rollup_store
 from usage_collector.apim_gateway import CallCount
+from usage_collector.day_sources import DaySources
 from usage_collector.directory import Directory
 from usage_collector.rollup_store import NOWHERE, Dimension, Split, hour_of
 
@@ -51,7 +52,10 @@ class MeterDay(BaseModel):
 
 
 class DayFigures(BaseModel):
-    """One subscription on one UTC day. `gateway` null: not through API Management, or it did not answer."""
+    """One subscription on one UTC day.
+
+    `gateway` null: not through API Management, or it did not answer, or a plan that another source counts began or ended on that day.
+    """
 
     subscription_id: str
     day: datetime
@@ -97,13 +101,14 @@ class _Days:
 
 @dataclass(frozen=True)
 class _Scope:
-    """What is asked about: keys (sid -> subscription id), plans by (subscription id, segment start), a range of full hours.
+    """What is asked about: keys (sid -> subscription id), plans by (subscription id, segment start) and their ends, a range of full hours.
 
     `rolled_up`: only hours whose events are added up already.
     """
 
     keys: Mapping[str, str]
     plans: Mapping[tuple[str, datetime], tuple[str, int]]
+    ends: Mapping[tuple[str, datetime], datetime | None]
     since: datetime
     until: datetime
     rolled_up: bool
@@ -132,7 +137,8 @@ async def figures(
         days = _Days(kept_from)
         segments = await day_store.segments(connection, subscription_ids, since, until)
         plans = {(row["subscription_id"], row["started_at"]): (row["product_id"], row["catalogue_version"]) for row in segments}
-        scope = _Scope(await day_store.keys(connection, subscription_ids), plans, since, until, rolled_up)
+        ends = {(row["subscription_id"], row["started_at"]): row["ended_at"] for row in segments}
+        scope = _Scope(await day_store.keys(connection, subscription_ids), plans, ends, since, until, rolled_up)
         await _add_refused(connection, days, scope)
         kept = replace(scope, since=max(since, kept_from))
         events = await _add_events(connection, days, kept) if kept.since < until else Split([], None)
@@ -199,21 +205,27 @@ async def _add_gateway(pool: asyncpg.Pool, directory: Directory, days: _Days, sc
     if scope.since >= scope.until:
         return
     async with pool.acquire() as connection:
-        sources: dict[str, str] = {}
-        for (subscription_id, _), plan in scope.plans.items():
-            rules = await directory.rules_of(connection, plan)
-            if rules is not None and rules.source in {"stream", "reports"}:
-                sources[subscription_id] = rules.source
+        sources = await _sources(connection, directory, scope)
         received, left_out = await _received(connection, scope, sources)
-    sids = [sid for sid, subscription_id in scope.keys.items() if subscription_id in sources]
+    sids = [sid for sid, subscription_id in scope.keys.items() if sources.any_by_gateway(subscription_id)]
     calls: dict[tuple[str, datetime], int] = {}
     for (sid, day), count in (await _counts(ask, sids, scope.since, scope.until)).items():
-        if sid in sids:
-            key = scope.keys[sid], datetime.combine(day, datetime.min.time(), UTC)
-            calls[key] = calls.get(key, 0) + (count.success if sources[key[0]] == "reports" else count.total)
+        if sid not in sids:
+            continue
+        key = scope.keys[sid], datetime.combine(day, datetime.min.time(), UTC)
+        if (source := sources.of(*key)) is not None:
+            calls[key] = calls.get(key, 0) + (count.success if source == "reports" else count.total)
     for key in (key for key in {*calls, *received} if key[1] not in left_out):
-        end = min(key[1] + DAY, scope.until)
-        days.of(*key).gateway = GatewayDay(calls=calls.get(key, 0), received=received.get(key, 0), source=sources[key[0]], until=end)
+        end, source = min(key[1] + DAY, scope.until), sources.of(*key) or ""
+        days.of(*key).gateway = GatewayDay(calls=calls.get(key, 0), received=received.get(key, 0), source=source, until=end)
+
+
+async def _sources(connection: Connection, directory: Directory, scope: _Scope) -> DaySources:
+    stretches = []
+    for (subscription_id, started_at), plan in scope.plans.items():
+        rules = await directory.rules_of(connection, plan)
+        stretches.append((subscription_id, started_at, scope.ends[subscription_id, started_at], rules.source if rules else None))
+    return DaySources(stretches, scope.since, scope.until)
 
 
 async def _counts(ask: AskGateway, sids: Sequence[str], since: datetime, until: datetime) -> dict[tuple[str, date], CallCount]:
@@ -225,9 +237,7 @@ async def _counts(ask: AskGateway, sids: Sequence[str], since: datetime, until: 
     return found
 
 
-async def _received(
-    connection: Connection, scope: _Scope, sources: Mapping[str, str]
-) -> tuple[dict[tuple[str, datetime], int], set[datetime]]:
+async def _received(connection: Connection, scope: _Scope, sources: DaySources) -> tuple[dict[tuple[str, datetime], int], set[datetime]]:
     """Return the events that the gateway's count is compared with, and the days of which some are left out."""
     async with connection.transaction(isolation="repeatable_read", readonly=True):
         split = await rollup_store.add_up(
@@ -236,12 +246,11 @@ async def _received(
         refused: Iterable[Any] = await day_store.refused(connection, list(scope.keys), scope.since, scope.until)
     found: dict[tuple[str, datetime], int] = {}
     for row in split.rows:
-        subscription_id = scope.keys[row["sid"]]
-        if sources.get(subscription_id) == row["origin"]:
-            key = subscription_id, row["day"]
+        key = scope.keys[row["sid"]], row["day"].astimezone(UTC)
+        if sources.of(*key) == row["origin"]:
             found[key] = found.get(key, 0) + (row["quantity"] if row["origin"] == "reports" else row["distinct"])
     for row in refused:
-        if sources.get(scope.keys[row["sid"]]) == row["origin"] == "stream":
-            key = scope.keys[row["sid"]], row["day"].astimezone(UTC)
+        key = scope.keys[row["sid"]], row["day"].astimezone(UTC)
+        if sources.of(*key) == row["origin"] == "stream":
             found[key] = found.get(key, 0) + row["events"]
     return found, {hour.replace(hour=0) for hour in split.left_out}

@@ -16,9 +16,9 @@ async def keys(connection: Reader, subscription_ids: Sequence[str]) -> dict[str,
 
 
 async def segments(connection: Reader, subscription_ids: Sequence[str], since: datetime, until: datetime) -> list[Any]:
-    """Return subscription, start, product and version of the segments that touch a range."""
+    """Return subscription, start, end, product and version of the segments that touch a range."""
     rows: list[Any] = await connection.fetch(
-        "select subscription_id, started_at, product_id, catalogue_version from segment where subscription_id = any($1::text[]) "
+        "select subscription_id, started_at, ended_at, product_id, catalogue_version from segment where subscription_id = any($1::text[]) "
         "and started_at < $3 and (ended_at is null or ended_at >= $2)",
         list(subscription_ids),
         since,
