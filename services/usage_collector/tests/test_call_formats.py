@@ -208,6 +208,13 @@ def test_all_forms_say_the_same(form: str) -> None:
     assert seen.id == derive_id("/gw", "e1", "2027-01-10")
 
 
+def test_texts_in_headers_are_taken_as_they_are() -> None:
+    name = '"\u00e9\u6f22%41"'
+    seen, bad = read_events(binary({**EVENT, "id": name}), structured({**EVENT, "id": name}))
+    assert bad == []
+    assert [one.external_id for one in seen] == [name, name]
+
+
 BAD_EVENTS: dict[str, tuple[Record, str]] = {
     "empty": (Record(None, ()), "no CloudEvent: send the header content-type"),
     "the fixed JSON": (Record(b'{"v": 1}', ()), "no CloudEvent"),

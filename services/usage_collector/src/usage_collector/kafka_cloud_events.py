@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import quote
 
 from billing_common.events import InvalidEventError
 from usage_collector.call_mapping import OWN_SOURCE
@@ -30,7 +31,7 @@ def decode_cloud_events(records: Sequence[Any], limits: Limits, events_max: int)
 
 def _events(record: Any, limits: Limits, events_max: int) -> list[Recorded]:
     headers = _headers(record)
-    content_type = headers.get("content-type", DATA_TYPE)
+    content_type = headers["content-type"]
     media_type = content_type.partition(";")[0].strip().lower()
     if media_type not in {SINGLE, BATCH} and "ce-id" not in headers and "ce-specversion" not in headers:
         raise InvalidEventError(NO_CLOUD_EVENT)
@@ -51,8 +52,10 @@ def _events(record: Any, limits: Limits, events_max: int) -> list[Recorded]:
 
 
 def _headers(record: Any) -> Mapping[str, str]:
-    """Return the headers as HTTP has them: `ce_id` is `ce-id`."""
+    """Return the headers as HTTP has them: `ce_id` is `ce-id`, and percent-encoded, which Kafka's are not."""
     try:
-        return {name.lower().replace("ce_", "ce-", 1): (value or b"").decode() for name, value in record.headers}
+        given = {name.lower(): (value or b"").decode() for name, value in record.headers}
     except UnicodeDecodeError:
         raise InvalidEventError("a header is not UTF-8") from None
+    attributes = {f"ce-{name[3:]}": quote(value, safe="") for name, value in given.items() if name.startswith("ce_")}
+    return {"content-type": given.get("content-type", DATA_TYPE), **attributes}
