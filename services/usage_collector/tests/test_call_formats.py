@@ -125,6 +125,7 @@ WRONG_MAPPINGS: dict[str, tuple[Any, str]] = {
     "our own source": ({**MAPPING, "source": {"constant": "turnpike"}}, "a constant is wrong: source"),
     "properties that are no object": ({**MAPPING, "properties": ["tokens"]}, '"properties" must be an object'),
     "a property named like a field": ({**MAPPING, "properties": {"status": "x"}}, '"properties.status": a name has'),
+    "NUL in a name": ({**MAPPING, "properties": {"to\x00kens": "x"}}, "must not hold the character NUL"),
     "a property without a place": ({**MAPPING, "properties": {"tokens": 1}}, '"properties.tokens" has no place'),
 }
 

@@ -121,6 +121,8 @@ def parse_mapping(text: str) -> CallMapping:
         given = _object.decode(text)
     except (msgspec.MsgspecError, RecursionError):
         raise ValueError('it must be a JSON object from a field to its place, e.g. {"id": "request.id", ...}') from None
+    if "\\u0000" in text:
+        raise ValueError("it must not hold the character NUL: leave it out")
     known = (*REQUIRED, *OPTIONAL)
     if unknown := [key for key in given if key not in known and key != PROPERTIES]:
         raise ValueError(f'"{unknown[0]}" is no field: use {", ".join(known)}, or name it below "{PROPERTIES}"')
