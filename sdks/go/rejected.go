@@ -39,6 +39,8 @@ func keepAside(folder string, refused []aside, bytesMax int64, now time.Time) er
 			text = append(append(text, line...), '\n')
 		}
 	}
-	_, err = file.Write(text)
+	if _, err = file.Write(text); err != nil {
+		_ = file.Truncate(found.Size()) // half a line would spoil the next
+	}
 	return errors.Join(err, file.Sync(), file.Close())
 }

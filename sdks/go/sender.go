@@ -60,7 +60,7 @@ func (s *sender) run() {
 	defer close(s.done)
 	for s.stopAt.IsZero() || time.Now().Before(s.stopAt) {
 		stopping := !s.stopAt.IsZero()
-		pause, empty, err := s.turn()
+		pause, empty, err := s.calmTurn()
 		if err != nil {
 			s.reports.error("sender", err.Error()) // whatever happens here, the app goes on and the events stay
 			pause = s.backoff(0)
@@ -70,6 +70,16 @@ func (s *sender) run() {
 		}
 		s.wait(pause)
 	}
+}
+
+// calmTurn turns a panic, as of the app's own KeyFunc, into an error: it must not end the app.
+func (s *sender) calmTurn() (pause time.Duration, empty bool, err error) {
+	defer func() {
+		if found := recover(); found != nil {
+			err = fmt.Errorf("panic: %T", found)
+		}
+	}()
+	return s.turn()
 }
 
 // turn sends one batch; returns how long to wait, and whether there was nothing.
@@ -192,7 +202,15 @@ func (s *sender) hold() error {
 	}
 	s.reports.count(func(stats *Stats) { stats.Retries++ })
 	s.reports.error("ahead", aheadProblem)
-	return s.spool.hold(s.ahead, time.Now().Add(s.aheadFor))
+	err := s.spool.hold(s.ahead, time.Now().Add(s.aheadFor))
+	if !isFull(err) {
+		return err
+	}
+	var refused []aside
+	for _, body := range s.ahead {
+		refused = append(refused, aside{body, aheadReason, "it is ahead of the door's clock, and the disk is full"})
+	}
+	return s.setAside(refused)
 }
 
 // timeOf returns an event's time; the zero time where it has none.
@@ -241,7 +259,9 @@ func (s *sender) setAside(refused []aside) error {
 	if len(refused) == 0 {
 		return nil
 	}
-	if err := keepAside(s.spool.folder, refused, s.options.RejectedBytesMax, time.Now()); err != nil {
+	if err := keepAside(s.spool.folder, refused, s.options.RejectedBytesMax, time.Now()); isFull(err) {
+		s.reports.error("rejected", "the disk is full: refused events are told, but not kept") // sending is what makes room
+	} else if err != nil {
 		return err
 	}
 	for _, one := range refused {

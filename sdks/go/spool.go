@@ -3,14 +3,12 @@ package turnpike
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"sync"
-	"syscall"
 	"time"
 )
 
@@ -97,7 +95,7 @@ func (s *spool) append(events [][]byte) error {
 	}
 	if err := s.write(text); err != nil {
 		s.undo()
-		if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		if isFull(err) {
 			return errSpoolFull
 		}
 		return err
@@ -118,6 +116,10 @@ func (s *spool) read(eventsMax, bytesMax int) (batch, error) {
 	for len(s.segments) > 0 {
 		first := s.segments[0]
 		lines, err := linesOf(first)
+		if errors.Is(err, fs.ErrNotExist) {
+			s.forget(first)
+			return batch{}, fmt.Errorf("a segment with %d bytes of usage was deleted by somebody else: %s", first.length-first.read, filepath.Base(first.path))
+		}
 		if err != nil {
 			return batch{}, err
 		}
@@ -287,35 +289,11 @@ func (s *spool) finish(sent *segment) (bool, error) {
 	return true, nil
 }
 
-func linesOf(from *segment) ([]line, error) {
-	if from.read >= from.length {
-		return nil, nil
+// forget: a segment that is no longer there hides none of the others.
+func (s *spool) forget(gone *segment) {
+	if gone == s.active {
+		_ = s.seal()
 	}
-	file, err := os.Open(from.path)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = file.Close() }()
-	text := make([]byte, from.length-from.read)
-	count, err := file.ReadAt(text, from.read)
-	if err != nil && !errors.Is(err, io.EOF) {
-		return nil, err
-	}
-	return decode(text[:count]), nil
-}
-
-func sizeOf(path string) int64 {
-	found, err := os.Stat(path)
-	if err != nil {
-		return 0 // sent and deleted meanwhile
-	}
-	return found.Size()
-}
-
-func syncFolder(path string) error {
-	folder, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(folder.Sync(), folder.Close())
+	s.segments = s.segments[1:]
+	s.bytes -= gone.length
 }

@@ -334,3 +334,61 @@ func TestWhatIsAheadGathersInOneSegmentThatIsDueWithItsFirst(t *testing.T) {
 		t.Fatalf("%s, %d, %v", ids(t, s.folder), s.bytes, order)
 	}
 }
+
+// full makes every write to a file fail as on a full disk.
+func full(t *testing.T, path string) {
+	t.Helper()
+	if _, err := os.Stat("/dev/full"); err != nil {
+		t.Skip("this system has no /dev/full")
+	}
+	must(t, os.Symlink("/dev/full", path))
+}
+
+func TestAFullDiskKeepsNothingFromBeingSentAndWhatCannotBeKeptIsTold(t *testing.T) {
+	options := awayOptions(t)
+	var told, problems []string
+	options.URL = refusing(t, time.Now, map[string]int{}).URL
+	options.OnRejected = func(_ []byte, reason, _ string) { told = append(told, reason) }
+	options.OnError = func(kind, _ string) { problems = append(problems, kind) }
+	complete, err := options.complete()
+	must(t, err)
+	s := openSpool(t, options.SpoolFolder, 1<<30)
+	must(t, s.append([][]byte{at(1, time.Now()), at(2, time.Now().Add(30*day)), at(3, time.Now().Add(400*day))}))
+	full(t, filepath.Join(s.folder, rejectedFile))
+	full(t, filepath.Join(s.folder, s.writer+"-00000002.seg"))
+	stats := newReports(complete)
+	if _, _, err := newSender(s, complete, stats).turn(); err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(told, []string{aheadReason, aheadReason}) || stats.copy().Accepted != 1 || stats.copy().Rejected != 2 {
+		t.Fatalf("%v, %+v", told, stats.copy())
+	}
+	if !reflect.DeepEqual(problems, []string{"rejected", "ahead", "rejected"}) || len(read(t, s, 10).events) != 0 {
+		t.Fatalf("%v", problems)
+	}
+}
+
+func TestASegmentThatSomebodyDeletedIsToldAndHidesNoOther(t *testing.T) {
+	s := openSpool(t, shortFolder(t), 1<<30)
+	must(t, s.append(bodies(1)))
+	must(t, os.Remove(s.active.path))
+	if _, err := s.read(10, 1<<20); err == nil || !strings.Contains(err.Error(), "was deleted") {
+		t.Fatal(err)
+	}
+	must(t, s.append(bodies(2)))
+	if found := read(t, s, 10); len(found.events) != 1 || s.bytes != int64(len(encode(body(2)))) {
+		t.Fatalf("%q, %d bytes", found.events, s.bytes)
+	}
+}
+
+func TestAPanicOfTheAppsOwnFunctionsDoesNotEndTheApp(t *testing.T) {
+	options := awayOptions(t)
+	options.Clock = func() time.Time { panic("no clock") }
+	s := openSpool(t, options.SpoolFolder, 1<<30)
+	must(t, s.append(bodies(1)))
+	complete, err := options.complete()
+	must(t, err)
+	if _, _, err := newSender(s, complete, newReports(complete)).calmTurn(); err == nil {
+		t.Fatal("no error")
+	}
+}

@@ -80,4 +80,4 @@ function backoff(attempt, { firstSeconds, longestSeconds, random }) {
   return Math.min(firstSeconds * 2 ** Math.min(attempt, 30), longestSeconds) * (0.5 + 0.5 * random)
 }
 
-module.exports = { judge, aheadPause, backoff, AHEAD_PAUSE_MAX_SECONDS }
+module.exports = { AHEAD, judge, aheadPause, backoff, AHEAD_PAUSE_MAX_SECONDS }

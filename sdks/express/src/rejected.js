@@ -10,7 +10,8 @@ const FILE = 'rejected.jsonl'
 async function keep(folder, refusals, { bytesMax, now }) {
   const handle = await fs.open(path.join(folder, FILE), 'a', 0o600)
   try {
-    let room = bytesMax - (await handle.stat()).size
+    const { size } = await handle.stat()
+    let room = bytesMax - size
     let text = ''
     for (const { event, reason, message } of refusals) {
       const line = `${JSON.stringify({ at: now.toISOString(), reason, message, event: parsed(event) })}\n`
@@ -18,8 +19,13 @@ async function keep(folder, refusals, { bytesMax, now }) {
       if (room >= 0) text += line
     }
     if (text) {
-      await handle.write(text)
-      await handle.datasync()
+      try {
+        await handle.write(text)
+        await handle.datasync()
+      } catch (error) {
+        await handle.truncate(size).catch(() => {}) // half a line would spoil the next
+        throw error
+      }
     }
   } finally {
     await handle.close()

@@ -5,6 +5,7 @@ const { promisify } = require('node:util')
 const zlib = require('node:zlib')
 const answers = require('./answers')
 const { keep } = require('./rejected')
+const { isFull } = require('./spool')
 
 const gzip = promisify(zlib.gzip)
 const BATCH_TYPE = 'application/cloudevents-batch+json'
@@ -139,7 +140,13 @@ class Sender {
     if (events.length === 0) return
     this._stats.retries += 1
     this._reports.error('ahead', AHEAD_PROBLEM)
-    await this._spool.hold(events, performance.now() + seconds * 1000)
+    try {
+      await this._spool.hold(events, performance.now() + seconds * 1000)
+    } catch (error) {
+      if (!isFull(error)) throw error
+      const message = "it is ahead of the door's clock, and the disk is full"
+      await this._setAside(events.map((event) => ({ event, reason: answers.AHEAD, message })))
+    }
   }
 
   async _post(events) {
@@ -164,7 +171,12 @@ class Sender {
 
   async _setAside(refusals) {
     if (refusals.length === 0) return
-    await keep(this._spool.folder, refusals, { bytesMax: this._options.rejectedBytesMax, now: new Date() })
+    try {
+      await keep(this._spool.folder, refusals, { bytesMax: this._options.rejectedBytesMax, now: new Date() })
+    } catch (error) {
+      if (!isFull(error)) throw error
+      this._reports.error('rejected', 'the disk is full: refused events are told, but not kept') // sending is what makes room
+    }
     this._stats.rejected += refusals.length
     for (const { event, reason, message } of refusals) this._reports.rejected(event, reason, message)
   }

@@ -58,7 +58,7 @@ class Spool {
       await this._write(bytes)
     } catch (error) {
       await this._undo()
-      throw error.code === 'ENOSPC' || error.code === 'EDQUOT' ? new SpoolFullError('the disk is full') : error
+      throw isFull(error) ? new SpoolFullError('the disk is full') : error
     } finally {
       this._busy = false
     }
@@ -71,7 +71,7 @@ class Spool {
   async read(eventsMax, bytesMax) {
     this._segments.splice(this._active === null ? this._segments.length : -1, 0, ...this._held.release(performance.now()))
     for (let segment = this._segments[0]; segment !== undefined; segment = this._segments[0]) {
-      const lines = await this._linesOf(segment)
+      const lines = await this._linesOf(segment).catch((error) => this._forget(segment, error))
       if (lines.length > 0) return this._batch(segment, lines, eventsMax, bytesMax)
       if (!(await this._finish(segment))) break
     }
@@ -189,6 +189,17 @@ class Spool {
     }
   }
 
+  /** A segment that is no longer there hides none of the others. */
+  async _forget(gone, error) {
+    if (error.code !== 'ENOENT') throw error
+    if (gone === this._active && !this._busy) await this._seal()
+    if (gone !== this._active) {
+      this._segments.shift()
+      this.bytes -= gone.length
+    }
+    throw new Error(`a segment with ${gone.length - gone.read} bytes of usage was deleted by somebody else: ${path.basename(gone.file)}`)
+  }
+
   /** Deletes a segment that is sent to its end; returns whether there may be another. The one being written is closed first. */
   async _finish(segment) {
     if (!segment.sealed) {
@@ -202,6 +213,11 @@ class Spool {
   }
 }
 
+/** Tells whether the disk, or somebody's share of it, has no room. */
+function isFull(error) {
+  return error.code === 'ENOSPC' || error.code === 'EDQUOT'
+}
+
 async function sizeOf(file) {
   try {
     return (await fs.stat(file)).size
@@ -210,4 +226,4 @@ async function sizeOf(file) {
   }
 }
 
-module.exports = { Spool, SpoolFullError }
+module.exports = { Spool, SpoolFullError, isFull }

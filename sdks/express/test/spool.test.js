@@ -185,6 +185,41 @@ test('what is ahead gathers in one segment that is due with its first', async (t
   assert.deepEqual([sizes, spooled(spool.folder), spool.bytes], [[3, 2], [], 0])
 })
 
+const noFull = fs.existsSync('/dev/full') ? false : 'this system has no /dev/full'
+
+test('a full disk keeps nothing from being sent, and what cannot be kept is told', { skip: noFull }, async (t) => {
+  const spool = await open(t)
+  await spool.append([1, 2, 3].map(event))
+  fs.symlinkSync('/dev/full', path.join(spool.folder, 'rejected.jsonl'))
+  fs.symlinkSync('/dev/full', path.join(spool.folder, `${spool._writer}-00000002.seg`))
+  const counts = stats()
+  const [told, problems] = [[], []]
+  const options = {
+    batchEventsMax: 10, batchBytesMax: 1 << 20, spoolAgeMaxSeconds: 86_400, flushSeconds: 1, rejectedBytesMax: 4000, clock: () => new Date(),
+    onRejected: (_, reason) => told.push(reason), onError: (kind) => problems.push(kind),
+  }
+  const sender = new Sender(spool, options, counts, new Reports(options, counts))
+  const refused = (place, reason) => ({ place, reason, message: 'm' })
+  sender._post = async () => ({
+    action: 'done', refusals: [refused(1, 'unknown_meter')], ahead: [refused(2, 'in_the_future')], answeredAt: new Date(), waitSeconds: 0, problem: '',
+  })
+  await sender._turn()
+  assert.deepEqual(told, ['unknown_meter', 'in_the_future'])
+  assert.deepEqual(problems, ['rejected', 'ahead', 'rejected'])
+  assert.deepEqual([counts.accepted, counts.rejected], [1, 2])
+  assert.equal((await spool.read(10, 1 << 20)).events.length, 0)
+})
+
+test('a segment that somebody deleted is told, and hides no other', async (t) => {
+  const spool = await open(t)
+  await spool.append([event(1)])
+  fs.rmSync(spool._active.file)
+  await assert.rejects(spool.read(10, 1 << 20), /was deleted/)
+  await spool.append([event(2)])
+  assert.deepEqual((await spool.read(10, 1 << 20)).events.map((one) => JSON.parse(one).id), ['2'])
+  assert.equal(spool.bytes, encode(event(2)).length)
+})
+
 test('events that waited for too long are set aside, not lost', async (t) => {
   const spool = await open(t)
   const old = JSON.stringify({ ...JSON.parse(event(1)), time: '2020-01-01T00:00:00.000Z' })
