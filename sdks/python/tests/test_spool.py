@@ -112,6 +112,28 @@ def test_a_process_that_is_forked_off_writes_through_threads_of_its_own(tmp_path
     assert len(Spool(tmp_path).read(10, 10_000)) == 3
 
 
+FORK_INSIDE = """
+import os, pathlib, sys
+from turnpike_asgi.spool import Leadership, Spool
+folder = pathlib.Path(sys.argv[1])
+spool, leadership = Spool(folder), Leadership(folder)
+spool._db.execute("begin immediate")
+assert leadership.take()
+child = os.fork()
+if not child:
+    spool.append([b"of the child"])
+    assert Leadership(folder).take()
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+spool.append([b"of the parent"])
+"""
+
+
+def test_a_fork_in_the_middle_of_a_transaction_locks_nobody_out(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-W", "ignore", "-c", FORK_INSIDE, str(tmp_path)], check=True, timeout=60)
+    assert [stored.body for stored in Spool(tmp_path).read(10, 10_000)] == [b"of the child", b"of the parent"]
+
+
 async def test_events_that_waited_for_too_long_are_set_aside_not_lost(make_recorder: MakeRecorder, tmp_path: Path) -> None:
     old = datetime.now(UTC) - timedelta(days=35)
     recorder = make_recorder(clock=lambda: old)
