@@ -27,7 +27,7 @@ DATABASE = "provisioned"
 
 @pytest.fixture(scope="session")
 def stripe_sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    port = choose_port(46300, set())
+    port = choose_port(26300, set())  # below those that the system gives to outgoing connections
     settings = {"SANDBOX_STRIPE_HTTP_PORT": str(port), "SANDBOX_STRIPE_DATA_PATH": str(tmp_path_factory.mktemp("stripe") / "s.sqlite3")}
     address = f"http://127.0.0.1:{port}"
     with subprocess.Popen([sys.executable, "-m", "sandbox_stripe"], env=settings, stdout=subprocess.DEVNULL) as process:
