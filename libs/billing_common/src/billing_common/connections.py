@@ -11,6 +11,7 @@ from billing_common import kafka, lag
 from billing_common.joining import join_groups
 from billing_common.messaging import PauseOrPark
 from billing_common.settings import ServiceSettings
+from billing_common.standstill import LOOK_SECONDS, Standstill
 
 CONNECT_SECONDS = 5
 CLOSE_SECONDS = 5
@@ -25,6 +26,7 @@ class Connections:
         # Asks where topics end over a connection of its own: on a subscriber's it would wait behind the long poll.
         self.watcher = AIOKafkaConsumer(**arguments, enable_auto_commit=False)
         self.joined = False
+        self._standstill = Standstill(broker, self.watcher)
         self._broker = broker
         self._opening = asyncio.Lock()
         self._started: list[AIOKafkaProducer | AIOKafkaConsumer] = []
@@ -73,3 +75,11 @@ class Connections:
             await asyncio.sleep(lag.INTERVAL_SECONDS)
             if self.joined:
                 lag.publish(await lag.measure(lag.consumers(self._broker), self.watcher))
+
+    async def watch_standstill(self) -> None:
+        """Start consumers anew that stand still; none any more once `stop_consuming` has begun."""
+        self._standstill.begin()
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            async with self._opening:
+                await self._standstill.heal()

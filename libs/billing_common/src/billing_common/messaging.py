@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -10,6 +11,7 @@ from typing import Any, ClassVar, get_type_hints
 
 import fast_depends.exceptions
 import structlog
+from aiokafka import TopicPartition
 from faststream import AckPolicy, BaseMiddleware
 from faststream._internal.context.context_type import Context as ContextMark
 from faststream.exceptions import ContextError, IgnoredException
@@ -100,14 +102,19 @@ class PauseOrPark(BaseMiddleware):
     pause_max_seconds = 5.0
     busy: ClassVar[int] = 0
     handled: ClassVar[int] = 0
+    handling: ClassVar[Counter[TopicPartition]] = Counter()  # where the first record is of each event or batch in a handler
 
     async def consume_scope(self, call_next: Callable[[Any], Any], msg: Any) -> Any:
+        first = msg.raw_message[0] if isinstance(msg.raw_message, tuple | list) else msg.raw_message
+        place = TopicPartition(first.topic, first.partition)
         PauseOrPark.busy += 1
+        PauseOrPark.handling[place] += 1
         try:
             return await self._deliver(call_next, msg)
         finally:
             PauseOrPark.busy -= 1
             PauseOrPark.handled += 1
+            PauseOrPark.handling -= Counter([place])  # forgets places without any
 
     async def _deliver(self, call_next: Callable[[Any], Any], msg: Any) -> Any:
         records = msg.raw_message if isinstance(msg.raw_message, tuple | list) else (msg.raw_message,)

@@ -174,6 +174,7 @@ class Service:
                     (OWN_BROKER, self._run_kafka),
                     ("claims", self._forget_claims),
                     ("lag", self.connections.watch_lag),
+                    ("standstill", self.connections.watch_standstill),
                     *self._loops,
                 ]
             ]

@@ -3,11 +3,13 @@
 from datetime import date, datetime, timedelta
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import structlog
+from aiokafka import AIOKafkaConsumer
 from faststream.kafka import KafkaBroker
 
-from billing_common import kafka
+from billing_common import kafka, standstill
 from billing_common.events import USAGE_RECORDED_TOPIC
 from billing_common.joining import join_groups
 from billing_common.messaging import PauseOrPark
@@ -93,7 +95,7 @@ async def _start_collecting(service: Service, settings: Settings, calls_broker: 
     if reports is not None:
         service.loop("reports", reports.run)
     if calls_broker is not None:
-        _add_calls_broker(service, calls_broker)
+        _add_calls_broker(service, calls_broker, kafka.arguments(settings.calls_kafka()))
         service.settled_when(background.unread_calls)
 
 
@@ -138,7 +140,7 @@ def _reports(service: Service, settings: Settings, collector: Collector) -> Repo
     )
 
 
-def _add_calls_broker(service: Service, broker: KafkaBroker) -> None:
+def _add_calls_broker(service: Service, broker: KafkaBroker, arguments: dict[str, Any]) -> None:
     """Run the broker of the calls beside the service's own: dead letters go to the common Kafka."""
     for name, value in service.context.items():
         broker.context.set_global(name, value)
@@ -148,4 +150,5 @@ def _add_calls_broker(service: Service, broker: KafkaBroker) -> None:
             await join_groups(broker)
 
     service.loop("calls", run)
+    service.loop("calls_standstill", lambda: standstill.watch(broker, AIOKafkaConsumer(**arguments, enable_auto_commit=False)))
     service.on_stop(broker.stop)
