@@ -6,7 +6,6 @@ group, keeps its partitions and reads nothing any more, without an error that an
 
 import asyncio
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -38,8 +37,8 @@ class _Still:
 class Standstill:
     """Watches the subscribers of one broker. `watcher` asks where topics end, over a connection of its own."""
 
-    def __init__(self, broker: KafkaBroker, watcher: AIOKafkaConsumer, *, elapsed: Callable[[], float] = time.monotonic) -> None:
-        self._broker, self._watcher, self._elapsed = broker, watcher, elapsed
+    def __init__(self, broker: KafkaBroker, watcher: AIOKafkaConsumer) -> None:
+        self._broker, self._watcher = broker, watcher
         self._still: dict[tuple[int, TopicPartition], _Still] = {}
 
     def begin(self) -> None:
@@ -67,7 +66,7 @@ class Standstill:
         self, subscriber: Any, ends: dict[TopicPartition, int], before: dict[tuple[int, TopicPartition], _Still]
     ) -> bool:
         """Tell whether the position of one of its partitions has not moved for too long although nobody handles an event."""
-        now, consumer = self._elapsed(), subscriber.consumer
+        now, consumer = time.monotonic(), subscriber.consumer
         places = [place for place in consumer.assignment() if place in ends]
         if any(place in PauseOrPark.handling for place in places):
             return False
