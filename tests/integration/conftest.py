@@ -14,6 +14,7 @@ from turnpike_cli.stack import Stack
 
 LINES_SHOWN = 12
 WIDTH = 400
+TELLING = ("Unexpected error", "stood still", "Kafka error occurred")
 FOLDER = pytest.StashKey[Path]()
 
 
@@ -61,8 +62,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     if report.failed and folder is not None and "stack" in getattr(item, "fixturenames", ()):
         for name in (part.name for part in PARTS):
             log = folder / "logs" / f"{name}.log"
-            lines = (
-                [line[:WIDTH] for line in log.read_text(errors="replace").splitlines() if "aiokafka" not in line] if log.exists() else []
-            )
-            report.sections.append((f"log of {name}", "\n".join(lines[-LINES_SHOWN:])))
+            lines = [line[:WIDTH] for line in log.read_text(errors="replace").splitlines()] if log.exists() else []
+            telling = [line for line in lines if any(word in line for word in TELLING)]
+            report.sections.append((f"log of {name}", "\n".join([*telling[-LINES_SHOWN:], "...", *lines[-LINES_SHOWN:]])))
     return report

@@ -19,6 +19,28 @@ LAG = Gauge("turnpike_consumer_lag", "Events of a partition that this process ha
 LOOP_FAILURES = Counter("turnpike_background_failures_total", "Failed rounds of a background task", ["task"])
 READY = Gauge("turnpike_ready", "1 when the service is ready")
 
+SPARINGLY_SECONDS = 10.0
+
+
+class Sparingly(logging.Filter):
+    """Passes each kind of aiokafka's messages once in a while: while Kafka is out every client says the same ten times a second.
+
+    A message with an exception always passes.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: dict[tuple[str, str], float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not record.name.startswith("aiokafka") or record.exc_info:
+            return True
+        kind = (record.name, str(record.msg))
+        if record.created - self._said.get(kind, 0.0) < SPARINGLY_SECONDS:
+            return False
+        self._said[kind] = record.created
+        return True
+
 
 def configure_logging(service: str, level: str) -> None:
     """Send everything, structlog's and the libraries' records, to stdout as JSON lines."""
@@ -45,6 +67,7 @@ def configure_logging(service: str, level: str) -> None:
             ],
         )
     )
+    handler.addFilter(Sparingly())
     logging.basicConfig(handlers=[handler], level=level, force=True)
     for noisy in ("aiokafka", "azure", "httpx", "httpcore", "stripe", "uvicorn.access"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
