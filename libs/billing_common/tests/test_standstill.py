@@ -9,6 +9,7 @@ from uuid import uuid4
 
 import pytest
 from aiokafka import AIOKafkaConsumer
+from aiokafka.errors import KafkaConnectionError
 from faststream import Context
 from faststream.kafka import KafkaRouter
 
@@ -82,7 +83,7 @@ async def _handled(service: Service, account_id: str) -> None:
 
 async def _started_anew(service: Service, before: AIOKafkaConsumer) -> None:
     async with asyncio.timeout(60):
-        while _subscriber(service).consumer in (before, None):
+        while _subscriber(service).consumer in (before, None) or not _subscriber(service).running:
             await asyncio.sleep(0.02)
 
 
@@ -144,6 +145,25 @@ async def test_one_that_waits_for_ever_for_its_commit_reads_on(service: Service,
         last = await _send(service)
     await _started_anew(service, before)
     await _handled(service, last)
+
+
+async def test_one_that_cannot_be_started_at_once_is_tried_again(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, start, failures = (
+        _subscriber(service).consumer,
+        AIOKafkaConsumer.start,
+        [KafkaConnectionError("away"), KafkaConnectionError("away")],
+    )
+
+    async def fail(consumer: AIOKafkaConsumer) -> None:
+        if failures:
+            raise failures.pop()
+        await start(consumer)
+
+    monkeypatch.setattr(AIOKafkaConsumer, "start", fail)
+    await _end(_fetching(_subscriber(service)))
+    await _started_anew(service, before)
+    await _handled(service, await _send(service))
+    assert not failures
 
 
 async def test_a_handler_that_takes_its_time_is_left_alone(service: Service) -> None:

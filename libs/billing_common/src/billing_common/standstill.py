@@ -86,7 +86,11 @@ class Standstill:
         RESTARTS.labels(topic).inc()
         log.warning("a consumer stood still and is started anew", topic=topic, group=subscriber.group_id)
         await _stop(subscriber)
-        await subscriber.start()
+        try:
+            await subscriber.start()
+        except BaseException:
+            await _stop(subscriber)  # what has only half started: the next look tries again
+            raise
 
 
 async def _stop(subscriber: Any) -> None:
