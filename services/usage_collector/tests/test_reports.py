@@ -107,11 +107,12 @@ async def test_an_hour_in_which_the_plan_changed_is_asked_for_in_parts(
     await publish(state(SubscriptionUpdated, revision=2, product_id="hybrid", occurred_at=changed_at))
     reports.calls = {HOUR: {"sub-1": 9}}
     reports.parts = {START: 5, changed_at: 4}
-    for new in (3, 0):
+    for new in (9, 0):
         assert await polling.read_round(now=clock.now()) == new
     found = await windows(pool)
-    assert found[("sub-1", "calls", START, HOUR)] == (6, 1), "one call of the new plan was counted before the change was known"
-    assert found[("sub-1", "calls", changed_at, HOUR)] == (3, 1)
+    assert found[("sub-1", "calls", START, HOUR)] == (5, 1), "what was counted before the change was known is taken back and read again"
+    assert found[("sub-1", "calls", changed_at, HOUR)] == (4, 1)
+    assert (await outcomes(pool))[f"sub-1:{HOUR.isoformat()}:6"] == "filtered: read_again"
 
 
 def handed_over(first: str, second: str) -> dict[str, Any]:
@@ -175,7 +176,7 @@ async def test_the_calls_of_a_segment_that_becomes_known_late_are_looked_for(
 
 
 async def test_going_back_is_not_undone_by_a_round_that_is_under_way(pool: asyncpg.Pool, polling: ReportPolling) -> None:
-    await report_store.advance(pool, before=None, to=FEBRUARY)
+    await report_store.begin(pool, FEBRUARY)
     async with pool.acquire() as connection:
         await report_store.read_again_from(connection, START)
     await report_store.advance(pool, before=FEBRUARY, to=FEBRUARY + LAG)

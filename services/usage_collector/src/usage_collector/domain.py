@@ -1,7 +1,7 @@
 """Segments: the stretches of time in which a subscription had one plan. Derived from all that is known, in whatever order it came."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Literal
 
@@ -84,6 +84,7 @@ class Revision:
     change: tuple[tuple[int, Planned], ...] = ()
     remove: tuple[int, ...] = ()
     recount: tuple[Recount, ...] = ()
+    since: datetime | None = field(default=None, compare=False)  # the first instant that belongs elsewhere than before
 
 
 def to_next_second(when: datetime) -> datetime:
@@ -189,7 +190,7 @@ def revise(stored: Sequence[Stored], planned: Sequence[Planned]) -> Revision:
     horizon = max((s.planned.ended_at for s in stored if s.closed and s.planned.ended_at), default=None)
     wanted = {p.started_at: p for p in (_beyond(segment, horizon) for segment in planned) if p is not None}
     closed_starts = {s.planned.started_at for s in stored if s.closed}
-    add, change, remove, recount = [], [], [], []
+    add, change, remove, recount, longer = [], [], [], [], []
     for segment in stored:
         if segment.closed:
             continue
@@ -201,8 +202,11 @@ def revise(stored: Sequence[Stored], planned: Sequence[Planned]) -> Revision:
             change.append((segment.id, now))
             if (since := _first_doubtful(segment.planned, now)) is not None:
                 recount.append(Recount(segment.id, since))
+            elif segment.planned.ended_at is not None and segment.planned.ended_at != now.ended_at:
+                longer.append(segment.planned.ended_at)
     add = [segment for start, segment in wanted.items() if start not in closed_starts]
-    return Revision(tuple(add), tuple(change), tuple(remove), tuple(recount))
+    since = min([*longer, *(one.started_at for one in add), *(one.since for one in recount)], default=None)
+    return Revision(tuple(add), tuple(change), tuple(remove), tuple(recount), since)
 
 
 def _beyond(segment: Planned, horizon: datetime | None) -> Planned | None:

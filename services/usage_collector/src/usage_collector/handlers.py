@@ -30,6 +30,7 @@ from usage_collector import (
     domain,
     held_store,
     publishing,
+    recounting,
     report_store,
     rollup_store,
     standing_store,
@@ -111,6 +112,7 @@ async def _learn_keys(event: AccessEvent, pool: Pool) -> None:
     async with pool.acquire() as connection, connection.transaction():
         await store.lock_exclusive(connection)
         if await claim(connection, event, consumer=SERVICE) and await _add_keys(connection, event):
+            await report_store.read_again_from(connection, event.occurred_at)
             await subscription_store.touch(connection, event.subscription_id)
 
 
@@ -141,12 +143,12 @@ async def revise(connection: Connection, subscription_id: str, account_id: str, 
     stored = await subscription_store.segments_of(connection, subscription_id)
     cuts = await change_store.cuts_of(connection, subscription_id)
     revision = domain.revise(stored, domain.plan_segments(facts, cut_at, cuts))
+    if revision.since is not None:
+        await recounting.take_back(connection, subscription_id, revision.since)
     for recount in revision.recount:
         await held_store.hold_again(connection, recount.segment_id, recount.since)
         await rollup_store.mark_segment(connection, recount.segment_id, recount.since)
     if revision.remove:
         await publishing.publish_windows(connection, revision.remove, now=clock.now())
     await subscription_store.revise_segments(connection, subscription_id, account_id, revision)
-    if revision.add:
-        await report_store.read_again_from(connection, min(segment.started_at for segment in revision.add))
     await subscription_store.touch(connection, subscription_id)

@@ -175,6 +175,12 @@ async def _hold_piece(connection: Connection, segment_id: int, since: datetime, 
     await connection.execute(
         "insert into held_event select * from unnest($1::text[], $2::date[], $3::uuid[])", [r["sid"] for r in rows], days, ids
     )
+    await take_from_windows(connection, segment_id, rows)
+    return len(rows)
+
+
+async def take_from_windows(connection: Connection, segment_id: int, rows: Sequence[asyncpg.Record]) -> None:
+    """Make a segment's windows smaller by what events had counted that count no longer."""
     counted = [row for row in rows if row["was_counted"]]
     await connection.execute(
         "with gone as (delete from usage_event_meter m using unnest($1::date[], $2::uuid[], $3::timestamptz[]) as i(day, id, at) "
@@ -183,12 +189,11 @@ async def _hold_piece(connection: Connection, segment_id: int, since: datetime, 
         "(select * from gone union all select * from unnest($4::timestamptz[], $5::text[], $6::bigint[])) as x(at, meter_id, counted) "
         "group by 1, 2) update usage_window w set quantity = w.quantity - l.quantity, events = w.events - l.events, "
         "revision = w.revision + 1, dirty = true from less l where w.segment_id = $7 and w.hour = l.hour and w.meter_id = l.meter_id",
-        days,
-        ids,
+        [row["day"] for row in rows],
+        [row["id"] for row in rows],
         [row["at"] for row in rows],
         [row["at"] for row in counted],
         [row["meter_id"] for row in counted],
         [row["counted"] for row in counted],
         segment_id,
     )
-    return len(rows)

@@ -1,7 +1,7 @@
 """The third source: API Management's reports, read again and again with an overlap, because they trail and still grow."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -10,15 +10,18 @@ import structlog
 
 from billing_common.clock import BusinessClock
 from billing_common.events import derive_id
-from usage_collector import metrics, report_store, subscription_store
+from usage_collector import metrics, report_store, store, subscription_store
 from usage_collector.collecting import Collector
 from usage_collector.observing import Observation
+from usage_collector.store import Reader
 from usage_collector.subscription_store import Due
 
 log = structlog.get_logger(__name__)
 BUCKET = timedelta(hours=1)
 BUCKETS_MAX = 200  # in one round; the rest follows in the next
 SOURCE = "apim/reports"
+NOTHING = report_store.Counted()
+Stretches = dict[str, list[tuple[datetime, datetime | None]]]  # by sid, in order of time
 AskReports = Callable[[datetime, datetime, str | None], Awaitable[dict[str, int]]]  # from, to, one sid or all -> calls by sid
 
 
@@ -59,9 +62,9 @@ def growth(calls: Sequence[int], counted: Sequence[int]) -> list[int]:
     return grown
 
 
-def observe(sid: str, part: Part, *, calls: int, more: int) -> Observation:
+def observe(sid: str, part: Part, *, calls: int, more: int, reading: int = 0) -> Observation:
     """Return the growth of a part as an event; its id is derived from what the part has grown to."""
-    external_id = f"{sid}:{part.start.isoformat()}:{calls}"
+    external_id = f"{report_store.piece_name(sid, part.start, reading)}{calls}"
     return Observation(
         id=derive_id(SOURCE, external_id, part.since.date().isoformat()),
         day=part.since.date(),
@@ -115,8 +118,10 @@ class ReportPolling:
     async def read_round(self, *, now: datetime) -> int:
         """Read the buckets that may have grown; returns how many calls were new."""
         until = await report_store.read_until(self._pool)
-        begin = until - self._overlap if until else await report_store.first_start(self._pool)
-        bucket = hour_of(begin or now)
+        if until is None:
+            until = await report_store.first_start(self._pool) or now
+            await report_store.begin(self._pool, until)
+        bucket = hour_of(until - self._overlap)
         new = 0
         for _ in range(BUCKETS_MAX):
             if bucket > now:
@@ -127,30 +132,47 @@ class ReportPolling:
         return new
 
     async def _read_bucket(self, bucket: datetime) -> int:
-        stretches: dict[str, list[tuple[datetime, datetime | None]]] = {}
-        for row in await report_store.stretches_by_reports(self._pool, bucket, bucket + BUCKET):
-            stretches.setdefault(row["sid"], []).append((row["started_at"], row["ended_at"]))
-        if not stretches:
-            return 0
-        calls = await self._ask(bucket, bucket + BUCKET, None)
-        seen = {sid: parts_of(bucket, stretches[sid]) for sid in calls if sid in stretches}
-        answers = {sid: [calls[sid]] if is_whole(bucket, parts) else await self._ask_parts(sid, parts) for sid, parts in seen.items()}
-        await self._collector.ensure_partitions({bucket.date()})
+        """Count what an hour has grown by. Keys whose segments change while it is asked for are asked for again."""
+        new, is_done = 0, False
+        while not is_done:
+            stretches = await self._stretches(self._pool, bucket)
+            if not stretches:
+                break
+            calls = await self._ask(bucket, bucket + BUCKET, None)
+            seen = {sid: parts_of(bucket, stretches[sid]) for sid in calls if sid in stretches}
+            answers = {sid: [calls[sid]] if is_whole(bucket, parts) else await self._ask_parts(sid, parts) for sid, parts in seen.items()}
+            await self._collector.ensure_partitions({bucket.date()})
+            more, is_done = await self._count(bucket, seen, answers)
+            new += more
+        return new
+
+    @staticmethod
+    async def _stretches(connection: Reader, bucket: datetime) -> Stretches:
+        found: Stretches = {}
+        for row in await report_store.stretches_by_reports(connection, bucket, bucket + BUCKET):
+            found.setdefault(row["sid"], []).append((row["started_at"], row["ended_at"]))
+        return found
+
+    async def _count(self, bucket: datetime, seen: Mapping[str, list[Part]], answers: Mapping[str, list[int]]) -> tuple[int, bool]:
+        """Count the growth of the keys whose parts are still those that were asked for; tells whether all are."""
         async with self._pool.acquire() as connection, connection.transaction():
             await report_store.lock(connection)
-            counted = await report_store.counted_calls(connection, bucket, bucket + BUCKET, list(seen))
-            grown: dict[report_store.Piece, int] = {}
-            events = []
-            for sid, parts in seen.items():
-                before = [counted.get((sid, part.start), 0) for part in parts]
-                for part, had, more in zip(parts, before, growth(answers[sid], before), strict=True):
+            await store.lock_shared(connection)  # first of all: who moves segments holds it when he takes pieces back
+            now = await self._stretches(connection, bucket)
+            same = {sid: parts for sid, parts in seen.items() if parts_of(bucket, now.get(sid, ())) == parts}
+            counted = await report_store.counted_calls(connection, bucket, bucket + BUCKET, list(same))
+            grown, events = [], []
+            for sid, parts in same.items():
+                before = [counted.get((sid, part.start), NOTHING) for part in parts]
+                for part, had, more in zip(parts, before, growth(answers[sid], [one.calls for one in before]), strict=True):
                     if more:
-                        grown[sid, part.start] = had + more
-                        events.append(observe(sid, part, calls=had + more, more=more))
+                        grown.append(report_store.Grown(sid, part.start, had.calls + more, part.since, part.until))
+                        events.append(observe(sid, part, calls=had.calls + more, more=more, reading=had.reading))
             if events:
                 await report_store.set_counted_calls(connection, grown)
+                await subscription_store.touch_keys(connection, [sid for (sid, _), had in counted.items() if had.reading])
                 await self._collector.collect_within(connection, events)
-        return sum(event.quantity for event in events)
+        return sum(event.quantity for event in events), len(same) == len(seen)
 
     async def _ask_parts(self, sid: str, parts: Sequence[Part]) -> list[int]:
         return [(await self._ask(part.since, part.until, sid)).get(sid, 0) for part in parts]

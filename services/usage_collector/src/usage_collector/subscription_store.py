@@ -173,6 +173,12 @@ async def touch(connection: Connection, subscription_id: str) -> None:
     )
 
 
+async def touch_keys(connection: Connection, sids: Sequence[str]) -> None:
+    """The same for the subscriptions of some keys."""
+    for row in await connection.fetch("select distinct subscription_id from subscription_key where sid = any($1::text[])", list(sids)):
+        await touch(connection, row["subscription_id"])
+
+
 async def changed_since(connection: Connection, version: int) -> tuple[list[str], int]:
     """Return the subscriptions that changed after a version, and the newest version."""
     rows = await connection.fetch("select subscription_id, version from subscription where version > $1", version)
