@@ -548,3 +548,15 @@ async def test_only_one_replica_runs_and_a_run_that_broke_begins_anew(scene: Sce
     scene.collector.away = True
     with pytest.raises(CollectorUnavailableError):
         await hourly.run_once(scene.stations)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+async def test_a_difference_worth_more_than_a_column_takes_does_not_end_the_run(pool: asyncpg.Pool, sign: int) -> None:
+    absurd, usual = (
+        reconciliation_store.Found(name, f"a-{name}", Difference("told-ledger", "rejected_by_stripe", DAY, -1, "words"), amount, "usd")
+        for name, amount in (("s-1", sign * 10**20), ("s-2", 7))
+    )
+    async with pool.acquire() as connection:
+        await reconciliation_store.put_differences(connection, ["s-1", "s-2"], DAY, [absurd, usual], NOON, undecided=[])
+        kept = {row["subscription_id"]: row["amount_minor"] for row in await reconciliation_store.listed(connection, 10)}
+    assert kept == {"s-1": sign * (2**63 - 1), "s-2": 7}

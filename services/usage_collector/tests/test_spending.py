@@ -47,6 +47,7 @@ DOCUMENT["products"] += [
     plan("higher", "20"),
     plan("open", None),
     {**plan("with-fee", "40", base="31"), "policies": {"proration": "none"}},
+    plan("dear", "10", usage=[{"meter": "calls", "amount": "1000"}]),
 ]
 SHARES = (("0.5", 500), ("0.8", 800), ("1", 1000))
 
@@ -226,3 +227,11 @@ async def test_what_the_bill_has_ever_reached_is_told_once(
         elif step == "restart":
             world.collectors = [make_collector(pool), make_collector(pool)]
     assert sorted(share for share, _ in await world.tell()) == [share for share, minor in SHARES if highest * 100 >= minor]
+
+
+async def test_a_bill_beyond_the_largest_whole_number_of_postgres_keeps_no_total_from_being_published(world: World) -> None:
+    await world.publish(state(product_id="dear"))
+    await world.adjust(10**15 - 1)
+    assert await world.tell() == [(share, 2**63 - 1) for share, _ in SHARES]
+    async with world.pool.acquire() as connection:
+        assert await connection.fetchval("select count(*) from usage_window where dirty") == 0

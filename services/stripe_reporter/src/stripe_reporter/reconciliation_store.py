@@ -9,6 +9,7 @@ from typing import Any
 from billing_common.db import Connection
 from stripe_reporter.reconciliation import Difference, Station
 
+AMOUNT_MAX = 2**63 - 1  # what a column takes: a difference worth more is a mistake, and must not end the run for all others
 EVENTS: list[Station] = ["gateway-events", "events-meters", "events-windows"]
 
 
@@ -166,7 +167,7 @@ async def put_differences(
         [
             (
                 one.subscription_id, one.account_id, one.difference.day, one.difference.station, one.difference.product_id,
-                one.difference.meter_id, one.difference.cause, one.difference.explained, one.difference.quantity, one.amount_minor,
+                one.difference.meter_id, one.difference.cause, one.difference.explained, one.difference.quantity, _kept(one.amount_minor),
                 one.currency, one.difference.words, now,
             )
             for one in found
@@ -181,6 +182,10 @@ async def put_differences(
         list(undecided),
         EVENTS,
     )
+
+
+def _kept(amount_minor: int | None) -> int | None:
+    return None if amount_minor is None else max(-AMOUNT_MAX, min(amount_minor, AMOUNT_MAX))
 
 
 async def mismatched_segments(

@@ -17,6 +17,7 @@ from usage_collector.directory import Directory
 
 log = structlog.get_logger(__name__)
 OF_CAP = (Decimal("0.5"), Decimal("0.8"), Decimal(1))
+TOLD_MAX = 2**63 - 1  # neither Postgres nor readers of JSON take more; a bill beyond is a mistake, and keeps no other total waiting
 
 
 @dataclass(frozen=True)
@@ -83,12 +84,12 @@ async def _events(
     except rating.RatingError as error:  # of one subscription: the totals of all others still have to be told
         log.warning("spend cap not looked at", subscription_id=last["subscription_id"], reason=str(error))
         return []
-    since = max(last["began"], one.period.start)
+    since, told = max(last["began"], one.period.start), min(bill.total_minor, TOLD_MAX)
     return [
         UsageThresholdReached(
             cause_id=f"{last['subscription_id']}:{last['product_id']}:spend_cap:{since.isoformat()}:{share.normalize():f}",
             occurred_at=now, subscription_id=last["subscription_id"], account_id=last["account_id"], meter_id="",
-            period_start=since, period_end=one.period.end, threshold=share, quantity=bill.total_minor,
+            period_start=since, period_end=one.period.end, threshold=share, quantity=told,
             product_id=last["product_id"], kind="spend_cap", limit=one.cap_minor, currency=bill.present.currency,
         )
         for share in OF_CAP
