@@ -31,7 +31,7 @@ async def count_body(_scope: Scope, receive: Receive, send: Send) -> None:
 async def port() -> AsyncIterator[int]:
     server = uvicorn.Server(door_config(count_body, port=0))
     serving = asyncio.create_task(server.serve())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while not server.started:
             await asyncio.sleep(0.01)
     yield server.servers[0].sockets[0].getsockname()[1]

@@ -237,7 +237,7 @@ async def test_a_broker_that_refuses_the_session_time_out_is_told_with_both_sett
         "or QUICK_SESSION_TIMEOUT_MS to what the broker allows (from 6000 unless it was changed)"
     )
     with structlog.testing.capture_logs() as logs:
-        async with service.running(), asyncio.timeout(20):
+        async with service.running(), asyncio.timeout(60):
             while wanted not in await service.readiness():
                 await asyncio.sleep(0.1)
     await drop_database(postgres_dsn, dsn)

@@ -116,7 +116,7 @@ async def test_a_service_that_is_stopped_while_a_consumer_joins_for_ever_stops_t
     monkeypatch.setattr(waiting, "start", waits_for_its_group)
     monkeypatch.setattr(other, "stop", stops_slowly)
     before = asyncio.all_tasks()
-    async with service.running(), asyncio.timeout(10):
+    async with service.running(), asyncio.timeout(60):
         await joining.wait()
     assert asyncio.all_tasks() <= before
     assert waiting.consumer is None

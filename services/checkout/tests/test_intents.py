@@ -35,7 +35,7 @@ async def intended(pool: asyncpg.Pool) -> None:
 
 
 async def asked(stripe: Stripe, times: int) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while len(stripe.asked) < times:
             await asyncio.sleep(0.01)
 

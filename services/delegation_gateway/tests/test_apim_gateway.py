@@ -134,7 +134,7 @@ async def test_the_service_sets_delegation_and_a_sign_up_in_the_portal_comes_bac
 
 async def delegation_link(portal: httpx.AsyncClient, path: str) -> str:
     """Follow the portal until it leads to our door; the service writes the settings in the background."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while True:
             answer = await portal.get(path)
             if "billing.test/apim-delegation" in answer.headers.get("location", ""):

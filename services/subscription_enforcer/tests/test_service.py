@@ -44,7 +44,7 @@ async def http(service: Service) -> AsyncIterator[httpx.AsyncClient]:
 
 
 async def rested(pool: asyncpg.Pool) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while (await store.backlog(pool)).pending:
             await asyncio.sleep(0.002)
 

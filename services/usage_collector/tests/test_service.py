@@ -79,7 +79,7 @@ class Running:
             await consumer.stop()
 
 
-async def until(check: Callable[[], Awaitable[Any]], *, seconds: float = 20) -> Any:
+async def until(check: Callable[[], Awaitable[Any]], *, seconds: float = 60) -> Any:
     end = asyncio.get_running_loop().time() + seconds
     while not (found := await check()):
         assert asyncio.get_running_loop().time() < end, "it did not happen in time"
@@ -223,7 +223,7 @@ async def test_calls_and_events_become_totals_and_a_closed_segment(running: Runn
     assert reconciled["meters"] == {"calls": {"counted": 30, "windows": 29, "late_billed": 1, "late_waived": 0}}
     assert reconciled["balanced"] is True
     assert usage["totals"] == {"calls": 29}
-    assert usage["freshness"]["staleness_seconds"] < 10
+    assert usage["freshness"]["staleness_seconds"] < 60
 
 
 async def _dead_letters(running: Running) -> list[Any]:
