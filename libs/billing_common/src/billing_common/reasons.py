@@ -9,6 +9,7 @@ WORDS: Mapping[str, str] = {
     "no_status": "never answered",
     "meter_filter": "not of the kind that the meter counts",
     "other_source": "sent by a source that does not bill this product",
+    "read_again": "counted by reports before its plan or source was known: counted anew",
     "no_subscription": "without a subscription's key",
     "too_old": "older than what is taken",
     "in_the_future": "dated in the future",
