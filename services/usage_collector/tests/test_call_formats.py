@@ -14,8 +14,8 @@ from billing_common.events import derive_id
 from billing_common.settings import load_settings
 from usage_collector.call_mapping import decode_mapped, parse_mapping
 from usage_collector.cloud_events import Limits
-from usage_collector.decoding import digest
 from usage_collector.kafka_cloud_events import decode_cloud_events
+from usage_collector.properties import digest
 from usage_collector.settings import Settings
 from usage_collector.streams import ANY_TIME
 
@@ -44,9 +44,12 @@ LOGGED: dict[str, Any] = {
 }
 
 
+COUNTED = frozenset({"user"})  # whose different values some meter counts
+
+
 def read(*records: bytes | dict[str, Any], mapping: dict[str, Any] = MAPPING) -> Any:
     values = [record if isinstance(record, bytes) else json.dumps(record).encode() for record in records]
-    return decode_mapped(values, parse_mapping(json.dumps(mapping)), QUANTITY_MAX)
+    return decode_mapped(values, parse_mapping(json.dumps(mapping)), QUANTITY_MAX, COUNTED)
 
 
 def test_a_record_is_read_as_the_mapping_says() -> None:
@@ -91,7 +94,15 @@ BAD_RECORDS: dict[str, tuple[bytes | dict[str, Any], str]] = {
     "a negative quantity": ({**LOGGED, "usage": {"total": -1}}, 'quantity (at "usage.total")'),
     "a large quantity": ({**LOGGED, "usage": {"total": QUANTITY_MAX + 1}}, f"quantity must be at most {QUANTITY_MAX}"),
     "a huge property": ({**LOGGED, "usage": {"tokens": 10**30}}, 'properties.tokens (at "usage.tokens")'),
-    "a property that is an object": ({**LOGGED, "usage": {"tokens": {}}}, 'properties.tokens (at "usage.tokens")'),
+    "a negative property": ({**LOGGED, "usage": {"tokens": -1}}, 'properties.tokens (at "usage.tokens"): a whole number from 0'),
+    "a long text whose values are counted": ({**LOGGED, "usage": {"user": "x" * 257}}, 'properties.user (at "usage.user"): a text of 1 to'),
+    "an id of more digits than Python reads": (json.dumps(LOGGED).replace('"r-1"', "9" * 4301).encode(), "not a usage event"),
+    "a time of more digits than Python reads": (
+        json.dumps({**LOGGED, "started_at": 7}).replace("7", "9" * 4301).encode(),
+        "not a usage event",
+    ),
+    "an id of as many digits as Python reads": (json.dumps(LOGGED).replace('"r-1"', "9" * 4300).encode(), "id (at"),
+    "a quantity in more digits than Python reads": ({**LOGGED, "usage": {"total": "9" * 4301}}, 'quantity (at "usage.total")'),
     "NUL in a text": ({**LOGGED, "request": {"id": "r\x00"}}, "NUL"),
 }
 
@@ -104,6 +115,38 @@ def test_a_bad_record_is_named_with_its_reason_and_its_neighbours_pass(name: str
     assert [one.external_id for one in seen] == ["before", "after"]
     assert [place for place, _ in bad] == [1]
     assert reason in str(bad[0][1])
+
+
+PROPERTIES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # what a record says -> what goes on
+    "a number": ({"tokens": 9, "user": 9}, {"tokens": 9, "user": 9}),
+    "digits": ({"tokens": "9", "user": "9"}, {"tokens": 9, "user": digest("user", "9")}),
+    "more digits than a number may have": ({"user": str(10**15)}, {"user": digest("user", str(10**15))}),
+    "the same where nobody counts the values": ({"tokens": str(10**15)}, {"tokens": digest("tokens", str(10**15))}),
+    "more digits than Python reads": ({"tokens": "9" * 4301, "user": "ada"}, {"user": digest("user", "ada")}),
+    "leading zeros": ({"tokens": "007", "user": "007"}, {"tokens": digest("tokens", "007"), "user": digest("user", "007")}),
+    "digits of another script": ({"user": "\u0661\u0662"}, {"user": digest("user", "\u0661\u0662")}),
+    "the empty text": ({"tokens": "", "user": ""}, {}),
+    "yes or no": ({"tokens": True, "user": False}, {}),
+    "an object and a list": ({"tokens": {}, "user": []}, {}),
+    "a fraction": ({"tokens": 9.5}, {}),
+    "a whole number written as a fraction": ({"tokens": 9.0}, {"tokens": 9}),
+    "a long text that nobody counts": ({"tokens": "x" * 257}, {}),
+}
+
+
+@pytest.mark.parametrize("name", PROPERTIES)
+def test_a_property_of_another_kind_keeps_no_call_from_being_counted(name: str) -> None:
+    said, kept = PROPERTIES[name]
+    (seen,), bad = read({**LOGGED, "usage": said, "response": {"status": 200}})
+    assert bad == []
+    assert (seen.properties or {}) == kept
+
+
+@pytest.mark.parametrize("value", [9, "9", "007", "\u0661", str(10**15), "ada", True, 9.5, {}, None])
+def test_a_counted_property_is_the_same_in_a_mapped_record_and_in_a_cloud_event(value: Any) -> None:
+    (mapped,), _ = read({**LOGGED, "usage": {"user": value}, "response": {"status": 200}})
+    (event,), _ = read_events(structured({**EVENT, "data": {"user": value}}))
+    assert mapped.properties == event.properties
 
 
 def test_nobody_speaks_for_turnpike_itself() -> None:
@@ -191,6 +234,12 @@ def read_events(*records: Record) -> Any:
     return decode_cloud_events(records, Limits(*ANY_TIME, QUANTITY_MAX, frozenset(), frozenset({"user"})), 50)
 
 
+def digits(kind: str, many: int) -> Record:
+    """Return an event whose quantity has so many digits."""
+    text = json.dumps([EVENT] if kind == BATCH else EVENT).replace('"quantity": 3', f'"quantity": {"9" * many}')
+    return Record(text.encode(), (("content-type", kind.encode()),))
+
+
 FORMS = {
     "structured": structured(EVENT, f"{SINGLE}; charset=UTF-8"),
     "batch": structured([EVENT], BATCH),
@@ -235,6 +284,8 @@ BAD_EVENTS: dict[str, tuple[Record, str]] = {
     "a header that is not UTF-8": (binary(EVENT, ("ce_id", b"\xff")), "a header is not UTF-8"),
     "another kind of data": (binary(EVENT, ("content-type", b"text/plain")), "in binary mode"),
     "our own source": (structured({**EVENT, "source": "turnpike"}), "Turnpike's own"),
+    "a quantity of more digits than Python reads": (digits(BATCH, 4301), "event e1: Integer value out of range"),
+    "a quantity of as many digits as Python reads": (digits(SINGLE, 4300), "invalid_quantity"),
     "NUL in a header": (binary({**EVENT, "id": "e\x00"}), "NUL"),
 }
 
@@ -251,7 +302,7 @@ def test_a_bad_event_is_named_with_its_reason_and_the_next_ones_pass(name: str) 
 def test_the_example_of_the_guide_holds() -> None:
     guide = (Path(__file__).resolve().parents[3] / "docs" / "how-to" / "read-another-topic.md").read_text()
     record, mapping = [block.partition("```")[0] for block in guide.split("```json\n")[1:]]
-    (seen,), bad = decode_mapped([record.encode()], parse_mapping(mapping), QUANTITY_MAX)
+    (seen,), bad = decode_mapped([record.encode()], parse_mapping(mapping), QUANTITY_MAX, frozenset())
     assert bad == []
     assert (seen.source, seen.external_id, seen.sid, seen.status, seen.template) == ("/kong", "7f9c0d0e", "5f0c1c0e", 200, "/orders/{id}")
     assert seen.properties == {"responseBytes": 5120, "tokens": 812}

@@ -25,8 +25,9 @@ from pydantic import SecretStr
 from billing_common.events import derive_id
 from usage_collector import public_contract, sender_store
 from usage_collector.cloud_events import Incoming, Limits, RequestError, check, parse
-from usage_collector.decoding import decode_recorded, digest
+from usage_collector.decoding import decode_recorded
 from usage_collector.ingest import Ingest, IngestDoor
+from usage_collector.properties import digest
 from usage_collector.refusals import Refusals, rejected
 from usage_collector.senders import UNKNOWN_PAUSE_SECONDS, Sender, Senders, new_key
 from usage_collector.settings import Settings
@@ -357,6 +358,18 @@ async def test_a_request_that_cannot_be_read_is_refused_with_a_code(door: Door, 
     answer = await door.post(body, kind, **headers)
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
     assert answer.json()["error"]["message"]
+
+
+NUMBERS = {"9" * 4300: "invalid_quantity", "9" * 4301: "invalid_event", "9" * 4301 + ".0": "invalid_event", "1e999999": "invalid_event"}
+
+
+@pytest.mark.parametrize("kind", [BATCH, SINGLE])
+@pytest.mark.parametrize("number", NUMBERS, ids=len)
+async def test_a_number_of_any_length_is_refused_with_a_code(door: Door, number: str, kind: str) -> None:
+    text = json.dumps(event()).replace('"quantity": 3', f'"quantity": {number}')
+    answer = await door.post((f"[{text}]" if kind == BATCH else text).encode(), kind)
+    assert 400 <= answer.status_code < 500
+    assert NUMBERS[number] in answer.text
 
 
 async def test_nothing_of_a_refused_request_stays_in_memory_until_garbage_is_looked_for(door: Door) -> None:

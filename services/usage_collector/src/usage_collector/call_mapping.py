@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 
 from billing_common.events import InvalidEventError
-from usage_collector.decoding import Decoded, Recorded, convert_each, decode_each, digest, observe_recorded, read_usage
+from usage_collector.decoding import Decoded, Recorded, convert_each, decode_each, observe_recorded, read_usage
+from usage_collector.properties import NUMBER_MAX, TEXT_MAX, PropertyError, kept
 
 REQUIRED = ("id", "time", "sid")
 NUMBERS = ("status", "quantity", "requestBytes", "responseBytes")
@@ -17,8 +18,6 @@ PROPERTIES = "properties"
 PROPERTIES_MAX = 32
 DEFAULT_SOURCE = "calls"
 OWN_SOURCE = "turnpike"  # of corrections by a person
-TEXT_MAX = 256
-NUMBER_MAX = 10**12
 MILLISECONDS_FROM = 10**11  # as seconds: the year 5138; as milliseconds: 1973
 REMEDY = 'a path ("request.id", or ["request", "id"] where names hold dots), or {"constant": value}'
 
@@ -54,8 +53,11 @@ class CallMapping:
     fields: Mapping[str, Place]
     properties: Mapping[str, Place]
 
-    def read(self, record: dict[str, Any]) -> Recorded:
-        """Return a record as a usage event. Raises InvalidEventError with the field, its place and what it must be."""
+    def read(self, record: dict[str, Any], values: frozenset[str] = frozenset()) -> Recorded:
+        """Return a record as a usage event. Raises InvalidEventError with the field, its place and what it must be.
+
+        `values`: properties whose different values some meter counts.
+        """
         found = {name: value for name, place in self.fields.items() if (value := place.read(record)) is not None}
         name = self._text(found, "id")
         source = self._text(found, "source") if "source" in found else DEFAULT_SOURCE
@@ -67,8 +69,8 @@ class CallMapping:
         if data.get("status") == 0:
             del data["status"]  # a gateway's word for: there was none
         for key, place in self.properties.items():
-            if (value := place.read(record)) is not None:
-                data[key] = self._property(key, place, value)
+            if (stands := _property(key, place, place.read(record), counted=key in values)) is not None:
+                data[key] = stands
         return Recorded(name, source, sid, self._time(found.get("time")), data)
 
     def _text(self, found: Mapping[str, Any], field: str) -> str:
@@ -91,23 +93,37 @@ class CallMapping:
         return at
 
     def _whole(self, field: str, place: Place, value: Any) -> int:
-        try:
-            number: int = msgspec.convert(value, int, strict=False)  # some gateways log numbers as texts
-        except msgspec.ValidationError:
-            number = -1
-        if not 0 <= number <= NUMBER_MAX or type(value) is bool:
+        if (number := _number(value)) is None:
             raise _at(field, place, f"a whole number from 0 to {NUMBER_MAX} is needed")
         return number
 
-    def _property(self, name: str, place: Place, value: Any) -> int | str:
-        if type(value) is str and not value.isdecimal():
-            if not 0 < len(value) <= TEXT_MAX:
-                raise _at(f"{PROPERTIES}.{name}", place, f"a text of 1 to {TEXT_MAX} characters is needed")
-            return digest(name, value)
-        return self._whole(f"{PROPERTIES}.{name}", place, value)
-
     def _wrong(self, field: str, needed: str) -> InvalidEventError:
         return _at(field, self.fields.get(field, Place(())), needed)
+
+
+def _number(value: Any) -> int | None:
+    """Return a whole number; some gateways log them as texts."""
+    try:
+        number: int = msgspec.convert(value, int, strict=False)
+    except msgspec.ValidationError:
+        return None
+    return number if 0 <= number <= NUMBER_MAX and type(value) is not bool else None
+
+
+def _property(name: str, place: Place, value: Any, *, counted: bool) -> int | str | None:
+    """Return what stands for a value: it is a text where its different values are counted, or where it is no number.
+
+    Empty is a gateway's word for: there was none.
+    """
+    if value == "":
+        return None
+    if type(value) is float or (type(value) is str and not counted):
+        number = _number(value)
+        value = value if number is None else number
+    try:
+        return kept(name, value, as_text=counted or (type(value) is str and len(value) <= TEXT_MAX))
+    except PropertyError as error:
+        raise _at(f"{PROPERTIES}.{name}", place, f"{error} is needed") from None
 
 
 def _at(field: str, place: Place, needed: str) -> InvalidEventError:
@@ -162,11 +178,11 @@ def _check_constants(mapping: CallMapping) -> None:
         raise ValueError(f"a constant is wrong: {error}") from None
 
 
-def decode_mapped(values: Sequence[bytes], mapping: CallMapping, quantity_max: int) -> Decoded:
-    """Return the observations and, by place, what is poison."""
+def decode_mapped(records: Sequence[bytes], mapping: CallMapping, quantity_max: int, values: frozenset[str]) -> Decoded:
+    """Return the observations and, by place, what is poison. `values`: properties whose different values some meter counts."""
 
-    def observe(records: list[dict[str, Any]]) -> list[Any]:
-        return observe_recorded([mapping.read(record) for record in records], "stream", quantity_max)
+    def observe(found: list[dict[str, Any]]) -> list[Any]:
+        return observe_recorded([mapping.read(record, values) for record in found], "stream", quantity_max)
 
-    good, bad = decode_each(values, _objects.decode, _object.decode)
+    good, bad = decode_each(records, _objects.decode, _object.decode)
     return convert_each(good, bad, observe)

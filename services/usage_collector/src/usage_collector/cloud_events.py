@@ -10,14 +10,15 @@ from urllib.parse import unquote_to_bytes
 
 import msgspec
 
-from usage_collector.decoding import Instant, digest, in_utc
+from usage_collector.decoding import Instant, in_utc
+from usage_collector.properties import PropertyError
+from usage_collector.properties import kept as kept_property
 from usage_collector.senders import Sender
 
 SINGLE, BATCH = "application/cloudevents+json", "application/cloudevents-batch+json"
 TYPE = "turnpike.usage"
 PROPERTIES_MAX = 32
-PROPERTY_MAX = 10**12
-TEXT_MAX = 256
+NAME_MAX = 64  # of a property: longer ones are dropped
 METERS_NAMED = 20
 ESCAPED_NUL = b"\\u0000"
 NUL = "\x00"
@@ -259,14 +260,14 @@ def _check_call(event: Incoming, given: dict[str, Any], limits: Limits) -> tuple
             return f"invalid_{name}", f"data.{name} must be a text of at most {longest} characters"
     kept = {name: given[name] for name in ("quantity", "meter", "status", "method", "template") if given.get(name) is not None}
     for name, value in given.items():  # whole numbers may be a meter's property; anything else does not belong on a topic
-        if name not in kept and type(value) is int and len(name) <= 64:
-            if not 0 <= value <= PROPERTY_MAX:
-                return "invalid_property", f"whole numbers in data must lie between 0 and {PROPERTY_MAX}"
-            kept[name] = value
-        elif name in limits.values and type(value) is str:
-            if not 0 < len(value) <= TEXT_MAX:
-                return "invalid_property", f"data.{name} must be a text of 1 to {TEXT_MAX} characters"
-            kept[name] = digest(name, value)
+        if name in kept or (len(name) > NAME_MAX and name not in limits.values):
+            continue
+        try:
+            stands = kept_property(name, value, as_text=name in limits.values)
+        except PropertyError as error:
+            return "invalid_property", f"data.{name} must be {error}"
+        if stands is not None:
+            kept[name] = stands
     event.data = kept
     return None
 

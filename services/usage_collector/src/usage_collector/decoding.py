@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, date, datetime
-from hashlib import sha1, sha256
+from hashlib import sha1
 from typing import Annotated, Any, TypeVar
 from uuid import UUID
 
@@ -11,15 +11,15 @@ from asyncpg.pgproto import pgproto
 
 from billing_common.events import NAMESPACE, InvalidEventError
 from usage_collector.observing import Observation, Origin
+from usage_collector.properties import NUMBER_MAX, is_kept
 
 T = TypeVar("T")
 Id = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 Text = Annotated[str, msgspec.Meta(max_length=512)]
-Count = Annotated[int, msgspec.Meta(ge=0, le=10**12)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=NUMBER_MAX)]
 Instant = Annotated[datetime, msgspec.Meta(tz=True)]
 
 CALL_SOURCE = "apim"
-DIGEST_LENGTH = 32  # of a text's digest, in hexadecimal digits
 NUL = "\x00"  # Postgres takes no such text
 
 
@@ -188,17 +188,8 @@ def read_usage(data: dict[str, Any]) -> tuple[Usage, dict[str, int | str]]:
         usage = msgspec.convert({name: value for name, value in data.items() if name in NAMED}, Usage)
     except msgspec.ValidationError as error:
         raise InvalidEventError(f"data: {error}"[:300]) from None
-    properties = {name: value for name, value in data.items() if name not in NAMED and _is_property(value)}
+    properties = {name: value for name, value in data.items() if name not in NAMED and is_kept(value)}
     return usage, properties
-
-
-def digest(name: str, value: str) -> str:
-    """Return what stands for a text from here on: nobody needs the text itself, only whether it is the same."""
-    return sha256(f"{name}\x1f{value}".encode()).hexdigest()[:DIGEST_LENGTH]
-
-
-def _is_property(value: object) -> bool:
-    return (type(value) is int and 0 <= value <= 10**12) or (type(value) is str and len(value) == DIGEST_LENGTH and value.isalnum())
 
 
 def _names(days: Iterable[date]) -> dict[date, str]:

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from usage_collector.cloud_events import BATCH, PROPERTIES_MAX, PROPERTY_MAX, SINGLE, TEXT_MAX, TYPE
+from usage_collector.cloud_events import BATCH, PROPERTIES_MAX, SINGLE, TYPE
+from usage_collector.properties import NUMBER_MAX, TEXT_MAX
 
 Schema = dict[str, Any]
 PATH = "/v1/events"
@@ -23,7 +24,7 @@ REASONS = {
     "invalid_status": "data.status is no HTTP status",
     "invalid_method": "data.method is no text of at most 32 characters",
     "invalid_template": "data.template is no text of at most 512 characters",
-    "invalid_property": f"a whole number in data is below 0 or above {PROPERTY_MAX}, or a text has not 1 to {TEXT_MAX} characters",
+    "invalid_property": f"a whole number in data is below 0 or above {NUMBER_MAX}, or a text has not 1 to {TEXT_MAX} characters",
 }
 PROBLEMS = {
     400: "malformed_json, invalid_event (the only one of a request), bad_gzip, bad_text, empty_batch, disconnected",

@@ -93,10 +93,12 @@ def _decode_fixed(records: Sequence[Any]) -> Decoded:
 
 
 def read_mapped_calls(mapping: CallMapping, *, quantity_max: int) -> ReadCalls:
-    """Read another gateway's JSON."""
+    """Read another gateway's JSON; whether digits are a number or a text depends on the catalogue."""
 
-    async def read(_senders: Senders) -> Decode:
-        return lambda records: decode_mapped(values_of(records), mapping, quantity_max)
+    async def read(senders: Senders) -> Decode:
+        await senders.refresh_when_old()
+        counted = senders.values
+        return lambda records: decode_mapped(values_of(records), mapping, quantity_max, counted)
 
     return read
 
