@@ -42,6 +42,8 @@ class UsageSegmentClosed(SubscriptionEvent):
 class UsageThresholdReached(SubscriptionEvent):
     """Usage has reached something that its plan names: said once for each threshold, period and subscription, whatever totals do later.
 
+    A plan, or a version of it, whose `limit` is another has thresholds of its own.
+
     `allowance`: a share of a quota or of an included amount. `tier`: the meter's total entered the tier of the price with the number
     `threshold`; one that jumps over several says each of them. `spend_cap`: a share of an amount of money, reached by the bill so far;
     it has no meter (""). Only `hard_stop` asks for anything.

@@ -87,7 +87,7 @@ async def _events(
     since, told = max(last["began"], one.period.start), min(bill.total_minor, TOLD_MAX)
     return [
         UsageThresholdReached(
-            cause_id=f"{last['subscription_id']}:{last['product_id']}:spend_cap:{since.isoformat()}:{share.normalize():f}",
+            cause_id=f"{last['subscription_id']}:{last['product_id']}:spend_cap:{since.isoformat()}:{share.normalize():f}:{one.cap_minor}",
             occurred_at=now, subscription_id=last["subscription_id"], account_id=last["account_id"], meter_id="",
             period_start=since, period_end=one.period.end, threshold=share, quantity=told,
             product_id=last["product_id"], kind="spend_cap", limit=one.cap_minor, currency=bill.present.currency,

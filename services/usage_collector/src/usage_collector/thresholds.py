@@ -1,7 +1,7 @@
 """Quotas, included amounts, tiers and spend caps: each of their thresholds is announced once per period and subscription."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -27,7 +27,7 @@ def span_of(limit: Limit | Tiers, row: Any) -> Span:
 
 @dataclass(frozen=True)
 class _Asked:
-    """A limit, or the tiers, of the plan that a window was counted under."""
+    """A limit, or the tiers, of a plan, and the period in which it is held against a total."""
 
     span: Span
     product_id: str
@@ -36,25 +36,37 @@ class _Asked:
 
 
 async def announce_reached(connection: Connection, directory: Directory, rows: Sequence[Any], *, now: datetime) -> int:
-    """Announce what the windows in `rows` have made their subscriptions reach; returns how many thresholds.
-
-    A quota counts all that was used in its period; another plan in the same period has limits, and thresholds, of its own.
-    """
-    asked: dict[tuple[Span, str, type], _Asked] = {}
-    for row in rows:
-        rules = await directory.rules_of(connection, (row["product_id"], row["catalogue_version"]))
-        for limit in rules.announced if rules else ():
-            if limit.meter_id == row["meter_id"]:
-                span = span_of(limit, row)
-                asked[span, row["product_id"], type(limit)] = _Asked(span, row["product_id"], limit, row["account_id"])
-    spans = list(dict.fromkeys(one.span for one in asked.values()))
+    """Announce what the windows in `rows` have made their subscriptions reach; returns how many thresholds."""
+    asked = await _asked(connection, directory, rows, now)
+    spans = list(dict.fromkeys(one.span for one in asked))
     totals = await window_store.totals_of(connection, spans) if spans else {}
-    candidates = [event for one in asked.values() if one.span in totals for event in _reached(one, totals[one.span], now)]
+    candidates = [event for one in asked if one.span in totals for event in _reached(one, totals[one.span], now)]
     candidates += await spending.reached(connection, directory, rows, now=now)
     fresh = await _only_new(connection, candidates)
     if fresh:
         await announce_many(connection, fresh)
     return len(fresh)
+
+
+async def _asked(connection: Connection, directory: Directory, rows: Sequence[Any], now: datetime) -> list[_Asked]:
+    """Return what a window may have reached: limits of the plan that it was counted under, and quotas of those that followed.
+
+    A quota counts all that was used in its period. Each version of each plan has limits of its own: a quota is held against what was used
+    until another plan took its place, so that a late call reaches the quota of now, and calls of now never that of before.
+    """
+    found: dict[tuple[str, str, datetime, tuple[str, int], type], _Asked] = {}
+    following = await window_store.segments_after(connection, rows, now)
+    for row in rows:
+        own = (row["segment_start"], (row["product_id"], row["catalogue_version"]))
+        for began, plan in (own, *following.get((row["subscription_id"], row["segment_start"]), ())):
+            rules = await directory.rules_of(connection, plan)
+            for limit in rules.announced if rules else ():
+                span = span_of(limit, row)
+                if limit.meter_id != row["meter_id"] or (began != own[0] and (span.until is None or began >= span.until)):
+                    continue
+                kept = span if span.until is None else replace(span, through=began)
+                found[span.subscription_id, span.meter_id, span.since, plan, type(limit)] = _Asked(kept, plan[0], limit, row["account_id"])
+    return list(found.values())
 
 
 async def announce_late(
@@ -96,4 +108,5 @@ def _reached(asked: _Asked, quantity: int, now: datetime) -> list[UsageThreshold
 
 def _cause_id(asked: _Asked, reached: Reached) -> str:
     span, kind = asked.span, "" if reached.kind == "allowance" else f"{reached.kind}:"
-    return f"{span.subscription_id}:{asked.product_id}:{span.meter_id}:{span.since.isoformat()}:{kind}{reached.threshold.normalize():f}"
+    of = f"{kind}{reached.threshold.normalize():f}:{reached.limit}"
+    return f"{span.subscription_id}:{asked.product_id}:{span.meter_id}:{span.since.isoformat()}:{of}"

@@ -47,12 +47,16 @@ async def segment_totals(connection: Connection, segment_ids: Sequence[int]) -> 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """The windows of one meter of a subscription in a period; `until` is None for those of the segment that starts at `since`."""
+    """The windows of one meter of a subscription in a period; `until` is None for those of the segment that starts at `since`.
+
+    `through`: the start of the last segment that belongs to it; None: all do.
+    """
 
     subscription_id: str
     meter_id: str
     since: datetime
     until: datetime | None
+    through: datetime | None = None
 
 
 async def totals_of(connection: Connection, spans: Sequence[Span]) -> dict[Span, int]:
@@ -61,9 +65,9 @@ async def totals_of(connection: Connection, spans: Sequence[Span]) -> dict[Span,
     A window belongs where its hour begins, the first of a segment where that does.
     """
     rows = await connection.fetch(
-        "select i.place, sum(w.quantity)::bigint as total from unnest($1::text[], $2::text[], $3::timestamptz[], $4::timestamptz[]) "
-        "with ordinality as i(subscription_id, meter_id, since, until, place) "
-        "join segment s on s.subscription_id = i.subscription_id "
+        "select i.place, sum(w.quantity)::bigint as total from unnest($1::text[], $2::text[], $3::timestamptz[], $4::timestamptz[], "
+        "$5::timestamptz[]) with ordinality as i(subscription_id, meter_id, since, until, through, place) "
+        "join segment s on s.subscription_id = i.subscription_id and (i.through is null or s.started_at <= i.through) "
         "and case when i.until is null then s.started_at = i.since else s.started_at < i.until end "
         "cross join lateral (select hour, quantity from usage_window where segment_id = s.id and meter_id = i.meter_id union all "
         "select hour, quantity from late_usage where segment_id = s.id and meter_id = i.meter_id and disposition = 'billed') w "
@@ -72,8 +76,29 @@ async def totals_of(connection: Connection, spans: Sequence[Span]) -> dict[Span,
         [span.meter_id for span in spans],
         [span.since for span in spans],
         [span.until for span in spans],
+        [span.through for span in spans],
     )
     return {spans[row["place"] - 1]: row["total"] for row in rows}
+
+
+async def segments_after(
+    connection: Connection, rows: Sequence[Any], now: datetime
+) -> dict[tuple[str, datetime], list[tuple[datetime, tuple[str, int]]]]:
+    """Return (subscription, segment start) -> start and plan of the segments that followed and have begun, in order of time."""
+    places = list({(row["subscription_id"], row["segment_start"]) for row in rows})
+    found = await connection.fetch(
+        "select i.subscription_id, i.since, s.started_at, s.product_id, s.catalogue_version "
+        "from unnest($1::text[], $2::timestamptz[]) as i(subscription_id, since) "
+        "join segment s on s.subscription_id = i.subscription_id and s.started_at > i.since and s.started_at <= $3 order by 1, 2, 3",
+        [subscription_id for subscription_id, _ in places],
+        [since for _, since in places],
+        now,
+    )
+    following: dict[tuple[str, datetime], list[tuple[datetime, tuple[str, int]]]] = {}
+    for row in found:
+        plan = (row["product_id"], row["catalogue_version"])
+        following.setdefault((row["subscription_id"], row["since"]), []).append((row["started_at"], plan))
+    return following
 
 
 async def segment_of(connection: Connection, segment_id: int) -> dict[str, Any]:
@@ -86,21 +111,25 @@ async def segment_of(connection: Connection, segment_id: int) -> dict[str, Any]:
     return dict(row)
 
 
-ThresholdKey = tuple[str, datetime, str, str, str, Decimal]
+ThresholdKey = tuple[str, datetime, str, str, str, Decimal, int]
 
 
 def key_of(event: UsageThresholdReached) -> ThresholdKey:
     """Return what is announced once."""
-    return event.subscription_id, event.period_start, event.meter_id, event.product_id or "", event.kind, event.threshold
+    period = (event.subscription_id, event.period_start, event.meter_id, event.product_id or "")
+    return *period, event.kind, event.threshold, event.limit or 0
 
 
 async def add_thresholds(connection: Connection, reached: Sequence[UsageThresholdReached]) -> list[ThresholdKey]:
     """Remember thresholds; returns the keys of those that were not announced before."""
     rows = await connection.fetch(
-        "insert into threshold_reached (subscription_id, period_start, meter_id, product_id, kind, threshold, quantity, reached_at) "
-        "select * from unnest($1::text[], $2::timestamptz[], $3::text[], $4::text[], $5::text[], $6::numeric[], $7::bigint[], "
-        "$8::timestamptz[]) order by 1, 2, 3, 4, 5, 6 on conflict do nothing "
-        "returning subscription_id, period_start, meter_id, product_id, kind, threshold",
+        "insert into threshold_reached (subscription_id, period_start, meter_id, product_id, kind, threshold, limit_amount, quantity, "
+        "reached_at) select * from unnest($1::text[], $2::timestamptz[], $3::text[], $4::text[], $5::text[], $6::numeric[], $7::bigint[], "
+        "$8::bigint[], $9::timestamptz[]) as n(subscription_id, period_start, meter_id, product_id, kind, threshold) "
+        "where not exists (select from threshold_reached t where t.limit_amount = 0 and (t.subscription_id, t.period_start, t.meter_id, "
+        "t.product_id, t.kind, t.threshold) = (n.subscription_id, n.period_start, n.meter_id, n.product_id, n.kind, n.threshold)) "
+        "order by 1, 2, 3, 4, 5, 6, 7 on conflict do nothing "
+        "returning subscription_id, period_start, meter_id, product_id, kind, threshold, limit_amount",
         *zip(*((*key_of(event), event.quantity, event.occurred_at) for event in reached), strict=True),
     )
     return [tuple(row) for row in rows]
