@@ -11,6 +11,7 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 
 from billing_common.header_limit import HEAD_MAX_BYTES
+from billing_common.joined_writes import JoinedWrites
 from billing_common.process import door_config
 
 CHUNK = b"x" * (1 << 18)
@@ -120,3 +121,16 @@ async def test_an_endless_header_does_not_stop_the_others(port: int) -> None:
             await client.get("/")
     assert time.monotonic() - started < 1
     await asyncio.gather(*offences)
+
+
+async def test_head_and_body_of_an_answer_are_sent_with_one_call(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[bytes] = []
+
+    class Watched(JoinedWrites):
+        def _send(self) -> None:
+            sent.append(b"".join(self._held))
+            super()._send()
+
+    monkeypatch.setattr("billing_common.header_limit.JoinedWrites", Watched)
+    assert await answer_to(port, START + b"content-length: 3\r\n\r\nabc") == b"HTTP/1.1 200 OK"
+    assert (sent[0][:8], sent[0][-5:]) == (b"HTTP/1.1", b"\r\n\r\n3")

@@ -1,8 +1,11 @@
 """What the head of an HTTP request may take: uvicorn with httptools keeps all of it, and a long line costs its length squared."""
 
+import asyncio
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from billing_common.joined_writes import JoinedWrites
 
 HEAD_MAX_BYTES = 64 << 10  # request line and headers, and again what follows a body in parts
 FIELD_BYTES = 32  # what a header takes beside its name and value; HTTP/2 counts the same
@@ -22,6 +25,9 @@ class LimitedHeads(HttpToolsProtocol):
         self._head_bytes = 0  # of this request: what was parsed
         self._silent_bytes = 0  # what came since the parser last left a head or found a part of a body: a line without its end
         self._refused = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
+        super().connection_made(JoinedWrites(transport, self.loop))
 
     def data_received(self, data: bytes) -> None:
         if self._refused:
