@@ -30,8 +30,8 @@ from usage_collector.observing import Observation
 TABLES = (
     "catalogue_version, subscription, subscription_key, subscription_fact, plan_cut, segment, usage_event, usage_event_meter, held_event, "
     "refused_event, duplicate_count, usage_window, sender, report_bucket, report_progress, threshold_reached, ingest_refusal, correction, "
-    "meter_state, unique_value, max_record, late_segment, late_usage, late_unannounced, usage_rollup, changed_hour, events_kept, inbox, "
-    "outbox"
+    "threshold_again, meter_state, unique_value, max_record, late_segment, late_usage, late_unannounced, usage_rollup, changed_hour, "
+    "events_kept, inbox, outbox"
 )
 KEYS = ("k" * 32,)
 JANUARY = datetime(2027, 1, 1, tzinfo=UTC)

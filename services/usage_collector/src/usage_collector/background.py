@@ -9,8 +9,9 @@ import structlog
 
 from billing_common.service import Service
 from billing_common.telemetry import LAG
-from usage_collector import late, late_store, metrics, publishing, settling, subscription_store, window_store
+from usage_collector import closing_store, late, late_store, metrics, publishing, settling, subscription_store, thresholds, window_store
 from usage_collector.collecting import Collector
+from usage_collector.failing import Failing
 from usage_collector.positions import Positions
 from usage_collector.report_polling import ReportPolling
 from usage_collector.settings import Settings
@@ -43,27 +44,32 @@ class Background:
         self._service, self._settings = service, settings
         self._collector, self._positions, self._reports = collector, positions, reports
         self._grace = timedelta(seconds=settings.straggler_grace_seconds)
+        self._not_settled, self._not_settled_late = Failing[str]("settle"), Failing[int]("settle_late")
+        self._not_closed, self._not_looked_at = Failing[int]("close"), Failing[str]("thresholds")
 
     async def publish(self) -> None:
         """Publish what changed, again and again, in a twentieth of the time: running totals lose nothing when some are skipped."""
+        directory = self._collector.directory
         while True:
             started = time.monotonic()
-            published = await publishing.publish_all_windows(self._service.pool, self._collector.directory, now=self._service.clock.now())
-            self._service.activity += published
+            published = await publishing.publish_all_windows(self._service.pool, directory, now=self._service.clock.now())
+            again = await thresholds.announce_again(self._service.pool, directory, self._not_looked_at, now=self._service.clock.now())
+            metrics.THRESHOLDS.inc(again)
+            self._service.activity += published + again
             metrics.DIRTY.set(await window_store.count_dirty(self._service.pool))
             pause = min(PUBLISH_PAUSES * (time.monotonic() - started), PUBLISH_PAUSE_MAX_SECONDS)
             await asyncio.sleep(max(self._settings.publish_interval_seconds, pause))
 
     async def settle(self) -> None:
         while True:
-            while done := await settling.settle_some(self._collector, self._service.clock.now()):
+            while done := await settling.settle_some(self._collector, self._service.clock.now(), self._not_settled):
                 self._service.activity += done
             await asyncio.sleep(LOOK_SECONDS)
 
     async def settle_late(self) -> None:
         """Look at what came late, with a pause: usage that comes in pieces is one line on the invoice."""
         while True:
-            self._service.activity += await late.settle_late(self._collector, now=self._service.clock.now())
+            self._service.activity += await late.settle_late(self._collector, now=self._service.clock.now(), failing=self._not_settled_late)
             await asyncio.sleep(self._settings.late_interval_seconds)
 
     async def close(self) -> None:
@@ -74,7 +80,9 @@ class Background:
     async def close_due(self) -> int:
         """Close the segments whose end has passed, after everything that was in the streams then has been read."""
         service = self._service
-        due = await publishing.due_segments(service.pool, now=service.clock.now(), wall=datetime.now(UTC), grace=self._grace)
+        due = await publishing.due_segments(
+            service.pool, now=service.clock.now(), wall=datetime.now(UTC), grace=self._grace, leave_out=self._not_closed.resting()
+        )
         if self._reports is not None and due:
             due, *_ = await self._reports.split(due, now=service.clock.now())
         if not due:
@@ -82,8 +90,9 @@ class Background:
         if not await self._positions.wait_until_read(await self._positions.ends(), limit_seconds=READ_LIMIT_SECONDS):
             log.warning("segments wait for unread usage", segments=len(due))
             return 0
-        closed = await publishing.close_segments(
-            service.pool, self._collector.directory, [segment.id for segment in due], now=service.clock.now()
+        closed = await self._not_closed.together(
+            [segment.id for segment in due],
+            lambda ids: publishing.close_segments(service.pool, self._collector.directory, ids, now=service.clock.now()),
         )
         service.activity += closed
         log.info("segments closed", segments=closed)
@@ -124,7 +133,7 @@ class Background:
             return f"held events of {subscriptions} subscriptions"
         if segments := await late_store.count_pending(pool):
             return f"late usage of {segments} closed segments"
-        due = await subscription_store.ended_segments(pool, now=now)
+        due = await closing_store.ended_segments(pool, now=now)
         later = (await self._reports.split(due, now=now))[2] if self._reports is not None else 0
         if len(due) > later:
             return f"{len(due) - later} segments to close"
@@ -137,7 +146,7 @@ class Background:
         if self._reports is None:
             return None
         now = self._service.clock.now()
-        return (await self._reports.split(await subscription_store.ended_segments(self._service.pool, now=now), now=now))[1]
+        return (await self._reports.split(await closing_store.ended_segments(self._service.pool, now=now), now=now))[1]
 
     async def unread_calls(self) -> str | None:
         """For /status where the calls come from a Kafka of their own, which the service does not look at by itself."""

@@ -22,6 +22,7 @@ from usage_collector import (
 from usage_collector.collecting import Collector
 from usage_collector.correction_store import Account, Correction, Place
 from usage_collector.corrections import Made
+from usage_collector.failing import Failing
 from usage_collector.held_store import HeldPlace
 from usage_collector.late_store import Burst, Disposition, Ended
 from usage_collector.metering import STRIPE_TAKES, Rules
@@ -45,16 +46,21 @@ class Look:
     events: int = 0
 
 
-async def settle_late(collector: Collector, *, now: datetime) -> int:
+async def settle_late(collector: Collector, *, now: datetime, failing: Failing[int] | None = None) -> int:
     """Look once at all that came late; returns at how many events. What comes meanwhile is left to the next look."""
+    failing = failing or Failing("settle_late")
+    resting = set(failing.resting())
     done = after = 0
     while segments := await late_store.pending(collector.pool, after, SEGMENTS_MAX):
         for segment_id, subscription_id in segments:
-            look = Look(segment_id, subscription_id)
-            while look.place is not None:
-                await settle_page(collector, look, now=now)
-            done += look.events
             after = segment_id
+            if segment_id in resting:
+                continue
+            look = Look(segment_id, subscription_id)
+            with failing.one(segment_id):
+                while look.place is not None:
+                    await settle_page(collector, look, now=now)
+            done += look.events
     return done
 
 

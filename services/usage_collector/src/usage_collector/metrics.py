@@ -19,6 +19,7 @@ ROLLING = Histogram(
     "turnpike_usage_roll_up_seconds", "Time to add up the events of one hour", buckets=(0.01, 0.05, 0.1, 0.5, 1, 2.5, 5, 10, 30, 120, 600)
 )
 ROLLING_DUE = Gauge("turnpike_usage_roll_up_due_hours", "Hours that are over and not added up: pages read their events")
+FAILING = Gauge("turnpike_usage_failing", "Subscriptions, segments or hours that a task left out because they failed", ["task"])
 COLLECTING = Histogram(
     "turnpike_usage_batch_seconds", "Time to store one batch of events", buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
 )

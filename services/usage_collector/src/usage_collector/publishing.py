@@ -8,10 +8,10 @@ import asyncpg
 from billing_common.db import Connection
 from billing_common.events import UsageCollected, UsageSegmentClosed, derive_id
 from billing_common.outbox import announce_many
-from usage_collector import day_store, metrics, store, subscription_store, window_store
+from usage_collector import closing_store, day_store, metrics, store, window_store
+from usage_collector.closing_store import Due
 from usage_collector.directory import Directory
-from usage_collector.subscription_store import Due
-from usage_collector.thresholds import announce_reached
+from usage_collector.thresholds import announce_each
 
 WINDOWS_MAX = 1000
 SEGMENTS_MAX = 200
@@ -38,7 +38,7 @@ async def publish_windows(
         ],
     )
     if directory is not None:
-        metrics.THRESHOLDS.inc(await announce_reached(connection, directory, rows, now=now))
+        metrics.THRESHOLDS.inc(await announce_each(connection, directory, rows, now=now))
     metrics.PUBLISHED.inc(len(rows))
     return len(rows)
 
@@ -58,22 +58,22 @@ async def publish_all_windows(pool: asyncpg.Pool, directory: Directory, *, now: 
             return total
 
 
-async def due_segments(pool: asyncpg.Pool, *, now: datetime, wall: datetime, grace: timedelta) -> list[Due]:
+async def due_segments(pool: asyncpg.Pool, *, now: datetime, wall: datetime, grace: timedelta, leave_out: Sequence[int] = ()) -> list[Due]:
     """Notice the ends that have come; return the segments whose grace is over."""
     async with pool.acquire() as connection:
-        await subscription_store.notice_ends(connection, now=now, wall=wall)
-        return await subscription_store.due_segments(connection, now=now, noticed_before=wall - grace, limit=SEGMENTS_MAX)
+        await closing_store.notice_ends(connection, now=now, wall=wall)
+        return await closing_store.due_segments(connection, now=now, noticed_before=wall - grace, limit=SEGMENTS_MAX, leave_out=leave_out)
 
 
 async def close_segments(pool: asyncpg.Pool, directory: Directory, segment_ids: Sequence[int], *, now: datetime) -> int:
     """Publish the last totals of segments and close them. Call it when everything of the streams up to their end was read."""
     async with pool.acquire() as connection, connection.transaction():
         await store.lock_exclusive(connection)
-        closing = await subscription_store.due_segments(connection, now=now, ids=segment_ids)
+        closing = await closing_store.due_segments(connection, now=now, ids=segment_ids)
         while await publish_windows(connection, [segment.id for segment in closing], now=now, directory=directory) == WINDOWS_MAX:
             pass
         await announce_many(connection, await _closings(connection, directory, closing, now))
-        await subscription_store.close(connection, [segment.id for segment in closing], now=now)
+        await closing_store.close(connection, [segment.id for segment in closing], now=now)
     for segment in closing:
         metrics.CLOSED.labels(segment.reason).inc()
     return len(closing)
@@ -90,7 +90,7 @@ async def publish_again(
     async with pool.acquire() as connection, connection.transaction():
         await store.lock_shared(connection)
         windows = await day_store.mark_windows(connection, subscription_id, since, until)
-        closed = await subscription_store.closed_segments(connection, subscription_id, since, until) if closings else []
+        closed = await closing_store.closed_segments(connection, subscription_id, since, until) if closings else []
         await announce_many(connection, await _closings(connection, directory, closed, now, again=f":again:{now.isoformat()}"))
     return windows, len(closed)
 

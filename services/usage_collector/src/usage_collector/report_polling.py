@@ -11,10 +11,10 @@ import structlog
 from billing_common.clock import BusinessClock
 from billing_common.events import derive_id
 from usage_collector import metrics, report_store, store, subscription_store
+from usage_collector.closing_store import Due
 from usage_collector.collecting import Collector
 from usage_collector.observing import Observation
 from usage_collector.store import Reader
-from usage_collector.subscription_store import Due
 
 log = structlog.get_logger(__name__)
 BUCKET = timedelta(hours=1)

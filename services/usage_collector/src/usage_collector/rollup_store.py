@@ -92,10 +92,13 @@ async def mark_segment(connection: Connection, segment_id: int, since: datetime)
     )
 
 
-async def due_hours(connection: Reader, *, before: datetime, limit: int) -> list[datetime]:
-    """Return changed hours that were over before a time, the oldest first."""
+async def due_hours(connection: Reader, *, after: datetime | None, before: datetime, limit: int) -> list[datetime]:
+    """Return changed hours behind one that were over before a time, the oldest first."""
     rows = await connection.fetch(
-        "select hour from changed_hour where hour <= $1 group by hour order by hour limit $2", before - HOUR, limit
+        "select hour from changed_hour where hour <= $1 and ($3::timestamptz is null or hour > $3) group by hour order by hour limit $2",
+        before - HOUR,
+        limit,
+        after,
     )
     return [row["hour"] for row in rows]
 

@@ -11,6 +11,7 @@ from billing_common.db import Connection
 from usage_collector import correction_store, held_store, metrics, rollup_store, store, subscription_store
 from usage_collector.collecting import FULL, Collector
 from usage_collector.event_rows import Judged
+from usage_collector.failing import Failing
 from usage_collector.held_store import HeldPlace
 from usage_collector.metering import Verdict, billable_since, judge
 from usage_collector.observing import Observation
@@ -34,20 +35,27 @@ class Pass:
         return list(self.versions)
 
 
-async def settle_some(collector: Collector, now: datetime | None = None) -> int:
+async def settle_some(collector: Collector, now: datetime | None = None, failing: Failing[str] | None = None) -> int:
     """Judge the held events of some changed subscriptions again; returns at how many subscriptions it looked."""
-    begun = await begin(collector)
-    looked_at = len(begun.versions)
-    if looked_at:
+    failing = failing or Failing("settle")
+    versions = (await begin(collector, failing.resting())).versions
+    looked_at = list(versions)
+
+    async def judge_all(subscriptions: Sequence[str]) -> int:
+        begun = Pass({key: versions[key] for key in subscriptions})
         while not await judge_page(collector, begun, now):
             pass
-        log.info("held events judged again", subscriptions=len(begun.versions), changed_meanwhile=looked_at - len(begun.versions))
-    return looked_at
+        return len(begun.versions)
+
+    if looked_at:
+        settled = await failing.together(looked_at, judge_all)
+        log.info("held events judged again", subscriptions=settled, left=len(looked_at) - settled)
+    return len(looked_at)
 
 
-async def begin(collector: Collector) -> Pass:
+async def begin(collector: Collector, leave_out: Sequence[str] = ()) -> Pass:
     async with collector.pool.acquire() as connection, connection.transaction():
-        return Pass(await subscription_store.pick_unsettled(connection, SUBSCRIPTIONS_MAX))
+        return Pass(await subscription_store.pick_unsettled(connection, SUBSCRIPTIONS_MAX, leave_out))
 
 
 async def judge_page(collector: Collector, begun: Pass, now: datetime | None) -> bool:

@@ -20,6 +20,7 @@ FORGOTTEN = {
     "refused_event": "received_at",
     "report_bucket": "bucket",
     "threshold_reached": "period_start",
+    "threshold_again": "hour",
     "ingest_refusal": "last_at",
     "late_usage": "hour",
 }

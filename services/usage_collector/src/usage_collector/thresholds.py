@@ -5,14 +5,20 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
+import asyncpg
+import structlog
+
 from billing_common import quotas
 from billing_common.db import Connection
 from billing_common.events import UsageThresholdReached
 from billing_common.outbox import announce_many
-from usage_collector import spending, window_store
+from usage_collector import spending, threshold_store, window_store
 from usage_collector.directory import Directory
+from usage_collector.failing import Failing, concerns_all
 from usage_collector.limits import Limit, Reached, Tiers
 from usage_collector.window_store import Span
+
+log = structlog.get_logger(__name__)
 
 
 def span_of(limit: Limit | Tiers, row: Any) -> Span:
@@ -48,6 +54,41 @@ async def announce_reached(connection: Connection, directory: Directory, rows: S
     return len(fresh)
 
 
+async def announce_each(connection: Connection, directory: Directory, rows: Sequence[Any], *, now: datetime) -> int:
+    """Announce the same where a subscription that fails must keep no others waiting: its windows are kept to be looked at again."""
+    try:
+        async with connection.transaction():
+            return await announce_reached(connection, directory, rows, now=now)
+    except Exception as error:  # unforeseen by its nature
+        if concerns_all(error):
+            raise
+    told, own = 0, dict[str, list[Any]]()
+    for row in rows:
+        own.setdefault(row["subscription_id"], []).append(row)
+    for subscription_id, windows in own.items():
+        try:
+            async with connection.transaction():
+                told += await announce_reached(connection, directory, windows, now=now)
+        except Exception as error:
+            if concerns_all(error):
+                raise
+            if await threshold_store.keep_for_again(connection, windows):
+                log.exception("thresholds could not be looked at: they will be again", subscription_id=subscription_id)
+    return told
+
+
+async def announce_again(pool: asyncpg.Pool, directory: Directory, failing: Failing[str], *, now: datetime) -> int:
+    """Look at what could not be looked at before, each subscription in a transaction of its own."""
+    told, resting = 0, set(failing.resting())
+    for subscription_id in await threshold_store.subscriptions_again(pool):
+        if subscription_id not in resting:
+            with failing.one(subscription_id):
+                async with pool.acquire() as connection, connection.transaction():
+                    rows = await threshold_store.take_again(connection, subscription_id)
+                    told += await announce_reached(connection, directory, rows, now=now)
+    return told
+
+
 async def _asked(connection: Connection, directory: Directory, rows: Sequence[Any], now: datetime) -> list[_Asked]:
     """Return what a window may have reached: limits of the plan that it was counted under, and quotas of those that followed.
 
@@ -79,8 +120,8 @@ async def announce_late(
 
 
 async def _only_new(connection: Connection, candidates: Iterable[UsageThresholdReached]) -> list[UsageThresholdReached]:
-    by_key = {window_store.key_of(event): event for event in candidates}
-    added = await window_store.add_thresholds(connection, list(by_key.values())) if by_key else []
+    by_key = {threshold_store.key_of(event): event for event in candidates}
+    added = await threshold_store.add_thresholds(connection, list(by_key.values())) if by_key else []
     return [by_key[key] for key in sorted(added)]
 
 

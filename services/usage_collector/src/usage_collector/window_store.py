@@ -3,11 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from decimal import Decimal
 from typing import Any, Literal
 
 from billing_common.db import Connection
-from billing_common.events import UsageThresholdReached
 from usage_collector.store import Reader
 
 PICK_DIRTY = """
@@ -109,30 +107,6 @@ async def segment_of(connection: Connection, segment_id: int) -> dict[str, Any]:
         segment_id,
     )
     return dict(row)
-
-
-ThresholdKey = tuple[str, datetime, str, str, str, Decimal, int]
-
-
-def key_of(event: UsageThresholdReached) -> ThresholdKey:
-    """Return what is announced once."""
-    period = (event.subscription_id, event.period_start, event.meter_id, event.product_id or "")
-    return *period, event.kind, event.threshold, event.limit or 0
-
-
-async def add_thresholds(connection: Connection, reached: Sequence[UsageThresholdReached]) -> list[ThresholdKey]:
-    """Remember thresholds; returns the keys of those that were not announced before."""
-    rows = await connection.fetch(
-        "insert into threshold_reached (subscription_id, period_start, meter_id, product_id, kind, threshold, limit_amount, quantity, "
-        "reached_at) select * from unnest($1::text[], $2::timestamptz[], $3::text[], $4::text[], $5::text[], $6::numeric[], $7::bigint[], "
-        "$8::bigint[], $9::timestamptz[]) as n(subscription_id, period_start, meter_id, product_id, kind, threshold) "
-        "where not exists (select from threshold_reached t where t.limit_amount = 0 and (t.subscription_id, t.period_start, t.meter_id, "
-        "t.product_id, t.kind, t.threshold) = (n.subscription_id, n.period_start, n.meter_id, n.product_id, n.kind, n.threshold)) "
-        "order by 1, 2, 3, 4, 5, 6, 7 on conflict do nothing "
-        "returning subscription_id, period_start, meter_id, product_id, kind, threshold, limit_amount",
-        *zip(*((*key_of(event), event.quantity, event.occurred_at) for event in reached), strict=True),
-    )
-    return [tuple(row) for row in rows]
 
 
 async def usage(connection: Connection, subscription_id: str, since: datetime, until: datetime, by: Literal["hour", "day"]) -> list[Any]:
