@@ -10,6 +10,7 @@ from typer.testing import CliRunner, Result
 from turnpike_cli.__main__ import app
 from turnpike_cli.doors import Doors
 from turnpike_cli.errors import CommandError
+from turnpike_cli.unbilled_commands import _became
 
 Answers = dict[tuple[str, str, str], Any]
 ADJUST = [
@@ -295,6 +296,34 @@ def test_late_usage_is_listed_and_decided(doors: Asked) -> None:
 def test_no_late_usage_is_said_in_a_sentence(doors: Asked) -> None:
     doors.answers = {("usage_collector", "GET", "/v1/late"): []}
     assert "no usage came after its period was closed" in run("usage", "late").stdout
+
+
+UNBILLED = {
+    "unbilled_id": "u-1", "subscription_id": "s-1", "of_invoice": "ABC-0001", "meter_id": "calls", "billed": 9000, "counted": 10000,
+    "amount_minor": 150, "currency": "usd", "disposition": "keep", "decided_by": None, "placed": None, "invoice_id": None, "state": "done",
+    "error": None,
+}  # fmt: skip
+
+
+def test_usage_missing_on_final_invoices_is_listed_and_decided(doors: Asked) -> None:
+    billed = UNBILLED | {"disposition": "bill", "decided_by": "Ada", "placed": "next_invoice"}
+    failed = UNBILLED | {"disposition": "bill", "state": "refused", "error": "card_declined"}
+    doors.answers = {
+        ("checkout", "GET", "/v1/unbilled"): [UNBILLED, billed, failed],
+        ("checkout", "POST", "/v1/unbilled/decisions"): None,
+    }
+    listed = " ".join(run("usage", "unbilled").stdout.split())
+    for words in ("9,000", "10,000", "kept", "1.50"):
+        assert words in listed
+    assert "and --by" in str(run("usage", "unbilled", "--decide", "bill", "--id", "u-1").exception)
+    run("usage", "unbilled", "--decide", "waive", "--id", "u-1", "--by", "Ada")
+    assert ("checkout", "/v1/unbilled/decisions", {"unbilled_id": "u-1", "disposition": "waive", "by": "Ada"}) in doors.asked
+    assert [_became(one) for one in (UNBILLED, billed, failed)] == ["kept", "billed by Ada: next invoice", "billed, refused: card_declined"]
+
+
+def test_that_no_invoice_lacks_usage_is_said_in_a_sentence(doors: Asked) -> None:
+    doors.answers = {("checkout", "GET", "/v1/unbilled"): []}
+    assert "no final invoice lacks usage" in run("usage", "unbilled").stdout
 
 
 @pytest.mark.parametrize(("command", "what"), [(("usage", "show"), "subscription"), (("explain",), "invoice")])

@@ -10,7 +10,7 @@ import typer
 
 from billing_common.bill_so_far import earlier_of
 from billing_common.money import display
-from turnpike_cli import correction_commands, late_commands, refused_commands
+from turnpike_cli import correction_commands, late_commands, refused_commands, unbilled_commands
 from turnpike_cli.clock_commands import parse_moment
 from turnpike_cli.doors import Doors, path_part
 from turnpike_cli.errors import CommandError
@@ -31,6 +31,7 @@ usage_app = typer.Typer(help="Usage: what was counted, what was not, and how it 
 def register(app: typer.Typer) -> None:
     correction_commands.register(usage_app)
     late_commands.register(usage_app)
+    unbilled_commands.register(usage_app)
     refused_commands.register(usage_app)
     app.add_typer(usage_app, name="usage")
 

@@ -33,10 +33,12 @@ from checkout import (
     handlers_changes,
     handlers_corrections,
     handlers_payment,
+    handlers_unbilled,
     routes,
     routes_catalogue,
     routes_corrections,
     routes_migrations,
+    routes_unbilled,
     store_catalogue,
 )
 from checkout.apim_gateway import ApimGateway
@@ -236,11 +238,17 @@ async def publish(pool: asyncpg.Pool, clock: BusinessClock) -> AsyncIterator[Cal
         testing.memory_kafka(handlers_changes.router, pool=pool, clock=clock) as changes,
         testing.memory_kafka(handlers_payment.router, pool=pool, clock=clock) as payments,
         testing.memory_kafka(handlers_corrections.router, pool=pool, clock=clock) as corrections,
+        testing.memory_kafka(handlers_unbilled.router, pool=pool, clock=clock) as unbilled,
     ):
 
         async def publish(event: Event) -> None:
             of_payments = event.topic.startswith(("invoice.", "payment_method."))
-            others = {"subscription.change_requested": changes, "subscription.change_withdrawn": changes, "usage.corrected": corrections}
+            others = {
+                "subscription.change_requested": changes,
+                "subscription.change_withdrawn": changes,
+                "usage.corrected": corrections,
+                "usage.unbilled": unbilled,
+            }
             await (payments if of_payments else others.get(event.topic, sales))(event)
 
         yield publish
@@ -253,6 +261,7 @@ def internal_app(pool: asyncpg.Pool, outside: Outside, **more: Any) -> FastAPI:
     app.include_router(routes_catalogue.router)
     app.include_router(routes_corrections.router)
     app.include_router(routes_migrations.router)
+    app.include_router(routes_unbilled.router)
     install_errors(app)
     shared = {"pool": pool, "clock": BusinessClock(), "outside": outside, "usage_door": None, "token_keys": KEYS} | more
     for name, value in shared.items():
@@ -264,7 +273,7 @@ def internal_app(pool: asyncpg.Pool, outside: Outside, **more: Any) -> FastAPI:
 async def door(pool: asyncpg.Pool, outside: Outside, gateway: StripeGateway, clock: BusinessClock) -> AsyncIterator[httpx.AsyncClient]:
     """The internal port, with a token that has every scope."""
     app = internal_app(pool, outside, clock=clock, seller=Seller(pool, gateway, None))
-    token = issue_token(KEYS, caller="test", scopes=["catalogue:read", "catalogue:write", "quotes:read", "checkout:write"])
+    token = issue_token(KEYS, caller="test", scopes=["catalogue:read", "catalogue:write", "quotes:read", "checkout:write", "usage:write"])
     transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://checkout", headers={"authorization": f"Bearer {token}"}) as client:
         yield client

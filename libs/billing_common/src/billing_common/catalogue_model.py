@@ -234,7 +234,7 @@ class Policies(Part):
     """What happens at the edges."""
 
     late_usage: Literal["next_invoice", "waive", "hold"] = Field(
-        default="next_invoice", description="usage that comes after the invoice is final"
+        default="next_invoice", description="usage that comes after the invoice is final, or is missing on it"
     )
     proration: Literal["by_second", "none"] = Field(
         default="by_second", description="base fee and minimum of a part of a period: their share by the second, or none"

@@ -60,6 +60,7 @@ from billing_common.events_usage import (
     UsageSegmentClosed,
     UsageSettled,
     UsageThresholdReached,
+    UsageUnbilled,
 )
 
 ALL_EVENTS: tuple[type[Event], ...] = (
@@ -68,6 +69,7 @@ ALL_EVENTS: tuple[type[Event], ...] = (
     SubscriptionCreated, SubscriptionUpdated, SubscriptionDeleted,
     CheckoutCompleted, CheckoutExpired, InvoiceCreated, InvoiceFinalized, InvoicePaid, InvoicePaymentFailed, PaymentMethodChanged,
     UsageCollected, UsageSegmentClosed, UsageThresholdReached, UsageCorrected, UsageReported, UsageRejected, UsageSettled,
+    UsageUnbilled,
     AccessGranted, AccessSuspended, AccessRestored, AccessRevoked,
 )  # fmt: skip
 
@@ -126,5 +128,6 @@ __all__ = [
     "UsageSegmentClosed",
     "UsageSettled",
     "UsageThresholdReached",
+    "UsageUnbilled",
     "derive_id",
 ]

@@ -122,6 +122,28 @@ class UsageSettled(SubscriptionEvent):
     catalogue_version: int | None = None
 
 
+class UsageUnbilled(SubscriptionEvent):
+    """A final invoice bills less of a meter than was counted for its service period, in time and all of it at Stripe.
+
+    Stripe bills that on no later invoice. It is said once for each quantity; should more of the same period be found, `billed`
+    of the next one is `counted` of this one.
+    """
+
+    topic = "usage.unbilled"
+    publisher = "stripe_reporter"
+    unbilled_id: UUID
+    invoice_id: str
+    invoice_number: str | None = None
+    product_id: str
+    catalogue_version: int = Field(description="one that sells at the price of the invoice's line")
+    meter_id: str
+    component: str = Field(description="which of the product's prices: unit or usage:<meter>")
+    period_start: AwareDatetime = Field(description="of the service period on the invoice's line")
+    period_end: AwareDatetime
+    billed: int = Field(description="what the invoice bills, with what was said before")
+    counted: int = Field(description="what was counted; corrections after the close of the period are in neither")
+
+
 # --- subscription_enforcer ------------------------------------------------------------------------------------------------
 
 

@@ -13,15 +13,18 @@ from billing_common.catalogue_changes import StillSubscribedError
 from billing_common.internal_auth import InternalAuth
 from billing_common.service import Service
 from checkout import (
+    charging,
     handlers,
     handlers_changes,
     handlers_corrections,
     handlers_payment,
+    handlers_unbilled,
     intents,
     routes,
     routes_catalogue,
     routes_corrections,
     routes_migrations,
+    routes_unbilled,
     store_changes,
 )
 from checkout.apim_gateway import ApimGateway, ApimRefusedError, ApimUnavailableError
@@ -48,9 +51,9 @@ MIGRATIONS = Path(__file__).parents[2] / "migrations"
 
 def create_service(settings: Settings) -> Service:
     """Return the service, ready to run."""
-    routers = [handlers.router, handlers_changes.router, handlers_payment.router, handlers_corrections.router]
+    routers = [handlers.router, handlers_changes.router, handlers_payment.router, handlers_corrections.router, handlers_unbilled.router]
     service = Service("checkout", settings, migrations=MIGRATIONS, routers=routers, public=False)
-    for router in (routes.router, routes_catalogue.router, routes_corrections.router, routes_migrations.router):
+    for router in (routes.router, routes_catalogue.router, routes_corrections.router, routes_migrations.router, routes_unbilled.router):
         service.internal.include_router(router)
     install_errors(service.internal)
 
@@ -72,6 +75,7 @@ def create_service(settings: Settings) -> Service:
         steps = ChangeSteps(service.pool, StripeChanges(client), service.clock).all() | holder.steps()
         worker = service.share("intents", intents.Worker(service.pool, gateway, poll_seconds=settings.intent_poll_seconds, steps=steps))
         service.loop("intents", worker.run)
+        service.loop("kept charges", lambda: charging.show_kept(service.pool))
 
     async def settled() -> str | None:
         if count := await intents.waiting(service.pool):

@@ -168,3 +168,9 @@ def words_of_correction(catalogue: Catalogue, *, kind: str, amounts: dict[str, i
     )
     when = at.astimezone(UTC)
     return f"{'Late usage' if kind == 'late' else 'Correction'}: {what}, {when.day} {when:%B %Y}"
+
+
+def words_of_unbilled(catalogue: Catalogue, *, meter_id: str, quantity: int, invoice: str) -> str:
+    """Return the text of the line: Usage not on invoice ABC-0001: +1,200 API calls."""
+    name = catalogue.meters[meter_id].name if meter_id in catalogue.meters else meter_id
+    return f"Usage not on invoice {invoice}: {quantity:+,} {name}"

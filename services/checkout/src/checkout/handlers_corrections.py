@@ -1,8 +1,5 @@
 """Corrections of closed periods in: each becomes one line of money, put on an invoice by an intent."""
 
-from datetime import timedelta
-from typing import Any
-
 import structlog
 from faststream.kafka import KafkaRouter
 
@@ -11,13 +8,11 @@ from billing_common.events import UsageCorrected, derive_id
 from billing_common.inbox import claim
 from billing_common.messaging import consume
 from checkout import correction_store, domain, store, store_catalogue
+from checkout.charging import intend_charge
 from checkout.correcting import Change, price_of_change
 from checkout.correction_store import Charge
 from checkout.handlers import SERVICE, Clock, NotKnownYetError, not_known
-from checkout.intents import intend
 from checkout.store import Subscription
-
-DRAFT_KEPT = timedelta(days=4)  # Stripe keeps a draft for 72 hours at most: later it is not looked for
 
 router = KafkaRouter()
 log = structlog.get_logger(__name__)
@@ -42,7 +37,14 @@ async def on_usage_corrected(event: UsageCorrected, pool: Pool, clock: Clock) ->
         charge = await _charge(connection, event, subscription)
         await correction_store.add(connection, charge)
         if charge.intent_id is not None:
-            await _intend(connection, event, charge, customer=customer, stripe_subscription_id=subscription.stripe_subscription_id)
+            await intend_charge(
+                connection,
+                charge,
+                account_id=event.account_id,
+                customer=customer,
+                stripe_subscription_id=subscription.stripe_subscription_id,
+                on_draft=True,
+            )
     log.info("correction rated", event_id=str(event.event_id), subscription_id=event.subscription_id, amount_minor=charge.amount_minor)
 
 
@@ -67,21 +69,3 @@ async def _charge(connection: Connection, event: UsageCorrected, subscription: S
         description=domain.words_of_correction(version.catalogue, kind=event.kind, amounts=event.amounts, at=event.at),
         made_at=event.occurred_at,
     )
-
-
-async def _intend(connection: Connection, event: UsageCorrected, charge: Charge, *, customer: str, stripe_subscription_id: str) -> None:
-    parameters: dict[str, Any] = {
-        "item": {
-            "customer": customer,
-            "subscription": stripe_subscription_id,
-            "currency": charge.currency,
-            "amount": charge.amount_minor,
-            "description": charge.description,
-            "period": {"start": int(charge.segment_start.timestamp()), "end": int(charge.segment_end.timestamp())},
-            "metadata": {"turnpike_component": "correction", "turnpike_correction_id": str(charge.correction_id)},
-        },
-        "owner": {"turnpike_subscription_id": event.subscription_id, "turnpike_account_id": event.account_id},
-    }
-    if event.occurred_at - charge.segment_end < DRAFT_KEPT:
-        parameters["draft_of_period_end"] = charge.segment_end.isoformat()
-    await intend(connection, "correction", key=event.account_id, cause=str(charge.correction_id), parameters=parameters)

@@ -10,9 +10,9 @@ from billing_common.catalogue import UnknownProductError
 from billing_common.internal_auth import require_scope
 from billing_common.rating import RatingError
 from checkout import correction_calls, correction_store, domain, store, store_catalogue
+from checkout.charging import DRAFT_KEPT
 from checkout.correcting import Change, price_of_change
 from checkout.domain import RefusedError
-from checkout.handlers_corrections import DRAFT_KEPT
 
 router = APIRouter(prefix="/v1/corrections")
 Id = Annotated[str, Field(min_length=1, max_length=256)]

@@ -21,6 +21,7 @@ WORDS: Mapping[str, str] = {
     "minimum": "What the plan charges at least in a period",
     "maximum": "The plan charges no more than this in a period",
     "correction": "Usage of an earlier period that was corrected after its close",
+    "unbilled": "Usage of an earlier period that is missing on the invoice of that period",
     "unknown": "Added by your provider: ask them what it stands for",
 }
 ORIGINS: Mapping[str, str] = {

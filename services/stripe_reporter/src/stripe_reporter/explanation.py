@@ -9,10 +9,10 @@ from uuid import UUID
 from pydantic import BaseModel, Field
 
 from billing_common.catalogue import Catalogue
-from billing_common.rating import Facts, Period, period_at, rate
+from billing_common.rating_usage import price_of_usage
 from stripe_reporter.invoice_store import HourOfMeter, Invoice, Line
 
-Kind = Literal["usage", "base", "setup", "rounding", "minimum", "maximum", "correction", "unknown"]
+Kind = Literal["usage", "base", "setup", "rounding", "minimum", "maximum", "correction", "unbilled", "unknown"]
 WORDS: Mapping[str, str] = {
     "base": "the plan's fee for this time, charged in advance",
     "setup": "charged once, with the first invoice",
@@ -20,6 +20,7 @@ WORDS: Mapping[str, str] = {
     "minimum": "what is charged at least in a period",
     "maximum": "no more than this is charged in a period",
     "correction": "usage of an earlier period that was corrected after its close",
+    "unbilled": "usage of an earlier period that was counted in time and that the invoice of that period does not bill",
     "unknown": "Turnpike knows nothing of this line: it was added in Stripe",
 }
 
@@ -107,7 +108,7 @@ class Group:
 
 
 def kind_of(line: Line) -> Kind:
-    if line.component in {"base", "setup", "rounding", "minimum", "maximum", "correction"}:
+    if line.component in {"base", "setup", "rounding", "minimum", "maximum", "correction", "unbilled"}:
         return line.component  # type: ignore[return-value]  # one of the literals above
     return "usage" if line.component is not None and (line.component == "unit" or line.component.startswith("usage:")) else "unknown"
 
@@ -208,11 +209,15 @@ def priced_stretches(
 
 def amount_of(group: Group, catalogue: Catalogue, currency: str, quantity: int) -> int:
     """Return what a quantity of the group's meter costs by its price alone: neither fees nor what is added to a draft."""
-    product = catalogue.product(group.product_id)
-    period = period_at(product, started_at=group.start, at=group.start)
-    facts = Facts(started_at=group.start, currency=currency)
-    rated = rate(catalogue, product, period=Period(group.start, period.end), usage={group.meter_id: quantity}, facts=facts)
-    return sum(line.amount_minor for line in rated.lines if line.component == group.component)
+    return price_of_usage(
+        catalogue,
+        group.product_id,
+        meter_id=group.meter_id,
+        component=group.component,
+        since=group.start,
+        currency=currency,
+        quantity=quantity,
+    )
 
 
 def _difference(group: Group, counted: int, rated: int | None) -> str | None:
