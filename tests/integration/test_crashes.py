@@ -3,11 +3,13 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
+from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
 
 import pytest
-from whole_system import Customer, World
+from dateutil.relativedelta import relativedelta
+from whole_system import Customer, World, eventually
 
 from turnpike_cli.clock import BusinessTime, Step
 from turnpike_cli.doors import Doors
@@ -109,12 +111,17 @@ async def test_kafka_and_postgres_killed_in_mid_story_lose_nothing_and_count_not
     await check_totals(world, [payg, enterprise, standard])
 
 
-class WithoutReporter:
-    """The doors of all parts but the reporter, for a clock that goes on while it is away."""
+class Without:
+    """The doors of all parts but some, for a clock that goes on while those are away."""
 
-    def __init__(self, doors: Doors) -> None:
+    def __init__(self, doors: Doors, *away: str) -> None:
         self.status, self.clock, self.set_clock = doors.status, doors.clock, doors.set_clock
-        self.names = [name for name in doors.names if name != "stripe_reporter"]
+        self.names = [name for name in doors.names if name not in away]
+
+
+async def of_month(world: World, customer: Customer, end: datetime) -> Any:
+    """Return the invoice that closes a month."""
+    return next(one for one in await world.stripe.invoices(customer.stripe_id) if one.period_end == int(end.timestamp()))
 
 
 async def test_a_reporter_that_is_away_for_longer_than_the_drafts_hour_costs_no_usage_of_the_month(world: World) -> None:
@@ -124,16 +131,76 @@ async def test_a_reporter_that_is_away_for_longer_than_the_drafts_hour_costs_no_
     await world.crash("stripe_reporter")
     await customer.person.call_many(world.http, 60, failing=3)  # no meter event of these before the month is over
     end = await world.next_month()
-    await BusinessTime(WithoutReporter(world.doors), settle_seconds=60).advance_to(end + timedelta(hours=5))
-
-    async def of_month() -> Any:
-        return next(one for one in await world.stripe.invoices(customer.stripe_id) if one.period_end == int(end.timestamp()))
-
-    held = await of_month()
+    await BusinessTime(Without(world.doors, "stripe_reporter"), settle_seconds=60).advance_to(end + timedelta(hours=5))
+    held = await of_month(world, customer, end)
     assert (held.status, held.auto_advance) == ("draft", False)
     await world.revive()
     await world.clock.settle()
     await world.clock.advance_by(timedelta(hours=1))
-    assert (await of_month()).status == "paid"
+    assert (await of_month(world, customer, end)).status == "paid"
     counted = await world.check_period(customer, customer.start, end)
     assert counted["calls"] == customer.person.calls[200] >= 95
+
+
+@asynccontextmanager
+async def short_summary_lag(world: World, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
+    """Start what is away, with a reporter that knows that the sandbox's sums do not trail; afterwards it is as it was."""
+    with monkeypatch.context() as patch:
+        patch.setenv("STRIPE_REPORTER_SUMMARY_LAG_SECONDS", "2")
+        await world.revive()
+        yield
+    await world.crash("stripe_reporter")
+    await world.revive()
+
+
+async def unbilled_of(world: World, customer: Customer) -> list[Any]:
+    found: list[Any] = await world.doors.ask("checkout", "GET", "/v1/unbilled", params={"subscription_id": customer.subscription_id})
+    return found
+
+
+async def differences(world: World, customer: Customer, end: datetime) -> list[tuple[str, bool]]:
+    """Return causes of a month's differences between stations, and whether each is explained."""
+    body = {"subscriptions": [customer.subscription_id], "from": customer.start.isoformat(), "to": end.isoformat()}
+    (found,) = await world.doors.ask("stripe_reporter", "POST", "/v1/reconciliations", body=body)
+    return [(row["cause"], row["explained"]) for row in found["differences"] if row["station"] != "events-meters"]
+
+
+async def test_what_a_final_invoice_lacks_because_nobody_could_hold_it_is_billed_once_with_the_next(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    customer = await world.join("payg")
+    await customer.person.call_many(world.http, 40, failing=2)
+    await world.clock.settle()
+    await world.clock.advance_by(timedelta(hours=2))  # these are at Stripe
+    await world.clock.settle()
+    away = ("stripe_reporter", "checkout")
+    for name in away:
+        await world.crash(name)
+    await customer.person.call_many(world.http, 60, failing=3)
+    end = await world.next_month()
+    await BusinessTime(Without(world.doors, *away), settle_seconds=60).advance_to(end + timedelta(hours=5))
+    final = await of_month(world, customer, end)
+    assert final.status in {"open", "paid"}, "the draft was held: nothing is missing on it"
+    async with short_summary_lag(world, monkeypatch):
+        (found,) = await eventually("what the invoice lacks", lambda: unbilled_of(world, customer), bool)
+        counted = customer.person.calls[200]
+        assert (found["counted"], found["of_invoice"]) == (counted, final.number)
+        assert 0 < found["billed"] < counted
+        await eventually(
+            "its line at Stripe",
+            lambda: unbilled_of(world, customer),
+            lambda one: (one[0]["placed"], one[0]["state"]) == ("next_invoice", "done"),
+        )
+        await world.clock.settle()
+        assert await differences(world, customer, end) == [("billed_later", True)]
+        await world.end_the_month()
+        await world.clock.settle()
+        assert len(await unbilled_of(world, customer)) == 1
+        assert await differences(world, customer, end) == [("billed_later", True)]
+    lines = [line for line in await world.stripe.lines(customer.stripe_id, customer.start, end) if line.amount_minor]
+    assert [line.description for line in lines if "not on invoice" in line.description] == [
+        f"Usage not on invoice {final.number}: +{counted - found['billed']:,} API calls"
+    ]
+    price = (Decimal(counted) * Decimal("0.15")).quantize(Decimal(1), ROUND_HALF_UP)  # cents
+    assert sum(line.amount_minor for line in lines) == price
+    assert (await of_month(world, customer, end + relativedelta(months=1))).total == found["amount_minor"]

@@ -38,7 +38,7 @@ from stripe_reporter.stripe_gateway import StripeGateway
 KEY = "sk_test_turnpike_sandbox"
 TABLES = (
     "subscription, catalogue, stripe_meter, usage_window, ledger, lane, segment, period_close, invoice, invoice_line, stripe_price, "
-    "difference, reconciliation_run, inbox, outbox"
+    "difference, reconciliation_run, unbilled, inbox, outbox"
 )
 START = datetime(2027, 3, 1, tzinfo=UTC)
 HOUR = START + timedelta(hours=9)

@@ -90,8 +90,10 @@ class InvoiceLine(BaseModel):
     period_start: AwareDatetime
     period_end: AwareDatetime
     proration: bool = False
-    component: str | None = Field(default=None, description="of a line that Turnpike added: rounding, minimum, maximum, correction")
-    correction_id: UUID | None = Field(default=None, description="which correction of usage the line is for")
+    component: str | None = Field(
+        default=None, description="of a line that Turnpike added: rounding, minimum, maximum, correction, unbilled"
+    )
+    correction_id: UUID | None = Field(default=None, description="which correction, or which usage missing on an invoice, the line is for")
 
 
 class InvoiceState(SubscriptionEvent):

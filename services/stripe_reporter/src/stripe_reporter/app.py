@@ -9,7 +9,7 @@ import httpx
 from billing_common.internal_auth import InternalAuth
 from billing_common.service import Service
 from billing_common.stripe_client import client_of, create_client
-from stripe_reporter import handlers, hourly, routes, routes_explanation, routes_reconciliation, store
+from stripe_reporter import handlers, hourly, routes, routes_explanation, routes_reconciliation, store, unbilled
 from stripe_reporter.collector_gateway import CollectorGateway
 from stripe_reporter.reconciliation import Clocks
 from stripe_reporter.reconciling import Stations
@@ -63,6 +63,7 @@ def create_service(settings: Settings) -> Service:
     service.on_start(start)
     service.loop("sender", work)
     service.loop("reconciliation", lambda: hourly.run(stations, timedelta(seconds=settings.reconcile_every_seconds)))
+    service.loop("unbilled", lambda: unbilled.run(stations))
     service.settled_when(waiting_for)
     service.next_due(next_due)
     return service

@@ -92,12 +92,14 @@ async def documents(connection: Connection, versions: Iterable[int]) -> dict[int
 
 
 async def put_invoice(connection: Connection, event: InvoiceState) -> None:
-    """Keep the newest revision with its lines."""
+    """Keep the newest revision with its lines. One that has become final is due for a look at what it bills."""
     newer = await connection.fetchval(
         "insert into invoice (invoice_id, subscription_id, account_id, revision, number, status, billing_reason, currency, total_minor, "
-        "period_start, period_end, created_at, final_at) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) "
+        "period_start, period_end, created_at, final_at, look_at) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, "
+        "case when $13::timestamptz is not null then now() end) "
         "on conflict (invoice_id) do update set revision = excluded.revision, number = excluded.number, status = excluded.status, "
         "total_minor = excluded.total_minor, period_start = excluded.period_start, period_end = excluded.period_end, "
+        "look_at = case when invoice.final_at is null then excluded.look_at else invoice.look_at end, "
         "final_at = coalesce(invoice.final_at, excluded.final_at) where invoice.revision < excluded.revision returning true",
         event.invoice_id,
         event.subscription_id,

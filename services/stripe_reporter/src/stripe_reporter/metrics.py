@@ -33,6 +33,7 @@ CLOSE_DEADLINE = Gauge(
     "turnpike_reporter_close_deadline_seconds", "Business seconds until the first such draft becomes final; 0: there is none"
 )
 
+UNBILLED = Counter("turnpike_reporter_unbilled_total", "Times that usage was found missing on a final invoice, and announced to be billed")
 
 RECONCILING = Histogram("turnpike_reconciliation_seconds", "Time of one hourly run", buckets=(1, 5, 15, 60, 300, 900, 1800, 3600))
 DIFFERENCES = Gauge("turnpike_reconciliation_differences", "Differences between stations that need attention", ["cause"])

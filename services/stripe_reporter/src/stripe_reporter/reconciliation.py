@@ -12,11 +12,12 @@ Station = Literal["gateway-events", "events-meters", "events-windows", "windows-
 Cause = Literal[
     "lost", "reports_lag", "late", "held", "rejected", "duplicate", "filter", "deleted", "in_flight", "overdue", "rejected_by_stripe",
     "summary_lag", "manual_change_in_stripe", "miscounted", "not_told", "not_invoiced", "after_the_invoice",
+    "billed_later",
 ]  # fmt: skip
 UNEXPLAINED: frozenset[Cause] = frozenset(
     {"lost", "overdue", "manual_change_in_stripe", "miscounted", "not_told", "not_invoiced", "after_the_invoice"}
 )
-ACCOUNTED: frozenset[Cause] = frozenset({"duplicate", "filter", "deleted"})  # these are as they should be
+ACCOUNTED: frozenset[Cause] = frozenset({"duplicate", "filter", "deleted", "billed_later"})  # these are as they should be
 PASSING: frozenset[Cause] = frozenset({"in_flight", "reports_lag", "summary_lag"})  # gone by themselves in a while
 ON_THE_WAY = timedelta(minutes=15)
 REPORTS_GROW_FOR = timedelta(hours=24)
@@ -168,7 +169,10 @@ def _judge_stripe(figures: MeterFigures, at_stripe: int, clocks: Clocks, names: 
 
 @dataclass(frozen=True)
 class InvoicedUsage:
-    """What one final invoice bills of a meter and service period, against what was counted and what Stripe has."""
+    """What one final invoice bills of a meter and service period, against what was counted and what Stripe has.
+
+    `claimed`: what was found missing on it and is billed elsewhere. `on_its_way`: Stripe's sum may still trail, so nothing is decided.
+    """
 
     product_id: str
     meter_id: str
@@ -179,27 +183,44 @@ class InvoicedUsage:
     stripe: int | None
     amount_minor: int
     rated_minor: int | None
+    claimed: int = 0
+    on_its_way: bool = False
+
+    @property
+    def more(self) -> int:
+        """What the invoice and what was claimed bill more than was counted; negative: what nobody bills."""
+        return self.billed + self.claimed - self.counted
 
 
 def judge_invoice(usage: InvoicedUsage) -> list[Difference]:
     """Compare an invoice's lines of a service period with the usage of it."""
     names: dict[str, Any] = {"product_id": usage.product_id, "meter_id": usage.meter_id}
     if usage.billed != usage.counted:
-        manual = usage.stripe is not None and usage.stripe == usage.billed
-        cause: Cause = "manual_change_in_stripe" if manual else "after_the_invoice"
-        why = (
-            "Stripe's meter held something else than was counted"
-            if manual
-            else "usage changed at Stripe after the invoice was final: no invoice bills it"
-        )
-        text = f"invoice {usage.invoice} bills {usage.billed:,}: {why}"
         amount = None if usage.rated_minor is None else usage.amount_minor - usage.rated_minor
-        return [Difference("usage-invoice", cause, usage.period_start, usage.billed - usage.counted, text, **names, amount_minor=amount)]
+        found = []
+        if usage.claimed:
+            text = f"invoice {usage.invoice} bills {usage.billed:,}: the rest is billed, waived or kept as the plan's late_usage says"
+            known = amount if usage.more == 0 else None
+            found.append(Difference("usage-invoice", "billed_later", usage.period_start, -usage.claimed, text, **names, amount_minor=known))
+        if usage.more:
+            known = amount if not usage.claimed else None
+            cause, why = _why_apart(usage)
+            text = f"invoice {usage.invoice} bills {usage.billed:,}: {why}"
+            found.append(Difference("usage-invoice", cause, usage.period_start, usage.more, text, **names, amount_minor=known))
+        return found
     if usage.rated_minor is not None and usage.rated_minor != usage.amount_minor:
         text = f"invoice {usage.invoice} bills the right quantity at another price than the plan's"
         difference = usage.amount_minor - usage.rated_minor
         return [Difference("usage-invoice", "manual_change_in_stripe", usage.period_start, 0, text, **names, amount_minor=difference)]
     return []
+
+
+def _why_apart(usage: InvoicedUsage) -> tuple[Cause, str]:
+    if usage.more < 0 and usage.on_its_way:
+        return "in_flight", "what is missing is billed later, once Stripe's sums have caught up"
+    if usage.stripe is not None and usage.stripe == usage.billed:
+        return "manual_change_in_stripe", "Stripe's meter held something else than was counted"
+    return "after_the_invoice", "usage changed at Stripe after the invoice was final: no invoice bills it"
 
 
 def foreign_line(created_at: datetime, invoice: str, description: str, amount_minor: int) -> Difference:

@@ -9,7 +9,7 @@ import asyncpg
 
 from billing_common.catalogue import Catalogue
 from billing_common.db import Connection
-from stripe_reporter import explanation, invoice_store, reconciliation, reconciliation_store
+from stripe_reporter import explanation, invoice_store, reconciliation, reconciliation_store, unbilled_store
 from stripe_reporter.collector_gateway import Collector
 from stripe_reporter.explaining import catalogues_of, catalogues_of_plan
 from stripe_reporter.explanation import Group
@@ -150,7 +150,7 @@ class _Subscription:
         customer = facts["stripe_customer_id"] if facts else None
         currency = facts["currency"] if facts else None
         meters = await self._meters(customer)
-        billed, differences = await self._invoiced(customer, invoices, hours, catalogues)
+        billed, differences = await self._invoiced(invoices, hours, catalogues)
         groups = [group for invoice in invoices for group in explanation.groups_of(invoice, catalogues)]
         covered = [(group.product_id, group.meter_id, group.start, group.end) for group in groups]
         differences += reconciliation.not_invoiced(closed, covered, self.stations.clocks)
@@ -221,17 +221,22 @@ class _Subscription:
             )
 
     async def _invoiced(
-        self, customer: str | None, invoices: Iterable[Invoice], hours: Sequence[HourOfMeter], catalogues: Mapping[str, Catalogue]
+        self, invoices: Iterable[Invoice], hours: Sequence[HourOfMeter], catalogues: Mapping[str, Catalogue]
     ) -> tuple[list[InvoicedUsage], list[Difference]]:
         """Compare final invoices with the usage of their service periods; name lines that nobody here knows."""
         billed, found = [], []
-        for invoice in (one for one in invoices if one.status != "draft"):
+        final = [one for one in invoices if one.status != "draft"]
+        async with self.stations.pool.acquire() as connection:
+            claims = await unbilled_store.claims(connection, [invoice.invoice_id for invoice in final])
+        for invoice in final:
             name = invoice.number or invoice.invoice_id
             for group in explanation.groups_of(invoice, catalogues):
                 if group.end <= self.span.until:
-                    one = await self._billed(customer, group, hours, catalogues.get(group.product_id), name=name, currency=invoice.currency)
-                    billed.append(one)
-                    found += reconciliation.judge_invoice(one)
+                    one = self._billed(group, hours, catalogues.get(group.product_id), name=name, currency=invoice.currency)
+                    missed = unbilled_store.of_group(group, claims.get(invoice.invoice_id, ()))
+                    one = replace(one, claimed=sum(claim.counted - claim.billed for claim in missed))
+                    billed.append(await self._asked(one, group) if one.more else one)
+                    found += reconciliation.judge_invoice(billed[-1])
             found += [
                 reconciliation.foreign_line(invoice.created_at, name, line.description, line.amount_minor)
                 for line in invoice.lines
@@ -239,30 +244,29 @@ class _Subscription:
             ]
         return billed, found
 
-    async def _billed(
-        self, customer: str | None, group: Group, hours: Sequence[HourOfMeter], catalogue: Catalogue | None, *, name: str, currency: str
+    def _billed(
+        self, group: Group, hours: Sequence[HourOfMeter], catalogue: Catalogue | None, *, name: str, currency: str
     ) -> InvoicedUsage:
         counted = sum(hour.quantity for hour in explanation.hours_of_group(group, hours))
         rated = explanation.amount_of(group, catalogue, currency, counted) if catalogue is not None else None
-        at_stripe = await self._stripe_sum(customer, group) if counted != group.quantity else None
-        return InvoicedUsage(
-            group.product_id, group.meter_id, group.start, name, group.quantity, counted, at_stripe, group.amount_minor, rated
-        )
+        return InvoicedUsage(group.product_id, group.meter_id, group.start, name, group.quantity, counted, None, group.amount_minor, rated)
 
-    async def _stripe_sum(self, customer: str | None, group: Group) -> int | None:
-        async with self.stations.pool.acquire() as connection:
-            places = await reconciliation_store.plan_meters(connection, self.subscription_id)
-        wanted = (group.product_id, group.meter_id)
-        place = next((row for row in places if (row["product_id"], row["meter_id"]) == wanted), None)
-        if place is None or customer is None:
-            return None
+    async def _asked(self, one: InvoicedUsage, group: Group) -> InvoicedUsage:
+        """Add what Stripe has of usage that its invoice bills otherwise, and whether that may still change."""
         start, end = full_minutes(group.start, group.end)
+        async with self.stations.pool.acquire() as connection:
+            known = await unbilled_store.stretch(connection, self.subscription_id, group, (start, end))
+        clocks = self.stations.clocks
+        found = replace(one, on_its_way=known.is_on_its_way(wall=clocks.wall, lag=clocks.summary_lag + reconciliation.ON_THE_WAY))
+        if known.stripe_meter_id is None or known.stripe_customer_id is None:
+            return found
         try:
-            return await self.stations.stripe.sum(
-                stripe_meter_id=place["stripe_meter_id"], stripe_customer_id=customer, start=start, end=end
+            at_stripe = await self.stations.stripe.sum(
+                stripe_meter_id=known.stripe_meter_id, stripe_customer_id=known.stripe_customer_id, start=start, end=end
             )
         except StripeUnavailableError:
-            return None
+            return found
+        return replace(found, stripe=at_stripe)
 
 
 def _figures(key: Key, seen: Mapping[str, Any] | None, kept: Mapping[str, Any] | None, *, counted_whole: bool) -> MeterFigures:
