@@ -1,6 +1,6 @@
 """An application with one page, driven without a network."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import httpx
@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request
 from starlette.responses import Response
 
 from turnpike_ui import NavLink, PageError, Pages
+from turnpike_ui.testing import compiled_once
 
 TEMPLATE = """{% extends "base.html" %}{% block title %}Test{% endblock %}
 {% block main %}<h1>Hello {{ name }}</h1>{{ ui.badge("Paid", "good") }}{% endblock %}"""
@@ -52,6 +53,12 @@ def build_app(folder: Path, public_origin: str | None = None) -> FastAPI:
         return "stored"
 
     return app
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _templates() -> Iterator[None]:
+    with compiled_once():
+        yield
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +18,7 @@ import uvicorn
 from sandbox_stripe.app import build
 from sandbox_stripe.service import Sandbox, open_sandbox
 from sandbox_stripe.settings import Settings
+from turnpike_ui.testing import compiled_once
 
 CARD = {"number": "4242 4242 4242 4242", "expiry": "12 / 34", "cvc": "123", "name": "A Buyer"}
 KEY = "sk_test_turnpike_sandbox"
@@ -119,6 +120,12 @@ async def running(path: Path, **settings: Any) -> AsyncIterator[Running]:
         for connection in list(server.server_state.connections):
             connection.transport.abort()
         await server.lifespan.shutdown()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _templates() -> Iterator[None]:
+    with compiled_once():
+        yield
 
 
 @pytest.fixture
