@@ -28,6 +28,7 @@ from delegation_gateway.passwords import Passwords
 from delegation_gateway.reporter_gateway import Bill, Day, Events
 from delegation_gateway.settings import Settings
 from delegation_gateway.signature import make_link
+from turnpike_ui import Pages
 
 KEY = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4vMDEyMzQ1Njc4OTo7PD0+Pw=="
 OLD_KEY = "Pz49PDs6OTg3NjU0MzIxMC8uLSwrKikoJyYlJCMiISAfHh0cGxoZGBcWFRQTEhEQDw4NDAsKCQgHBgUEAwIBAA=="
@@ -180,8 +181,7 @@ def catalogue() -> Catalogue:
     return Catalogue.parse((REPOSITORY / "monetizationModels.json").read_text())
 
 
-@pytest.fixture
-def settings() -> Settings:
+def make_settings() -> Settings:
     return Settings(
         database_url="postgresql://unused",
         kafka_bootstrap_servers="unused",
@@ -196,6 +196,11 @@ def settings() -> Settings:
         apim_service_name="n",
         sign_in_attempts_per_account_max=3,
     )
+
+
+@pytest.fixture
+def settings() -> Settings:
+    return make_settings()
 
 
 @pytest.fixture
@@ -218,10 +223,30 @@ def reporter() -> RecordedReporter:
     return RecordedReporter()
 
 
+@pytest.fixture(scope="session")
+def pages() -> Pages:
+    """Made once, as in the service: to compile their templates takes longer than most tests."""
+    return make_pages(make_settings())
+
+
+@pytest.fixture(scope="session")
+def passwords() -> Passwords:
+    return Passwords()
+
+
+@pytest.fixture(scope="session")
+def installed(pages: Pages) -> tuple[FastAPI, FastAPI]:
+    public, internal = FastAPI(), FastAPI()
+    install_routes(public, internal, pages)
+    return public, internal
+
+
 @pytest.fixture
 def parts(
     connection: asyncpg.Connection,
     settings: Settings,
+    pages: Pages,
+    passwords: Passwords,
     apim: RecordedApim,
     checkout: RecordedCheckout,
     collector: RecordedCollector,
@@ -229,9 +254,7 @@ def parts(
 ) -> Parts:
     pool: Any = OneConnectionPool(connection)
     clock = BusinessClock(offset_allowed=True)
-    return Parts(
-        pool, clock, settings, make_pages(settings), apim, checkout, Passwords(), Catalogues(), collector=collector, reporter=reporter
-    )
+    return Parts(pool, clock, settings, pages, apim, checkout, passwords, Catalogues(), collector=collector, reporter=reporter)
 
 
 @pytest.fixture
@@ -247,13 +270,12 @@ async def applied(publish: Callable[..., Any], catalogue: Catalogue, parts: Part
 
 
 @pytest.fixture
-def apps(parts: Parts) -> tuple[FastAPI, FastAPI]:
-    public, internal = FastAPI(), FastAPI()
-    install_routes(public, internal, parts.pages)
-    for app in (public, internal):
+def apps(installed: tuple[FastAPI, FastAPI], parts: Parts) -> tuple[FastAPI, FastAPI]:
+    """Return the public and the internal application with the parts of this test."""
+    for app in installed:
         app.state.parts = parts
         app.state.token_keys = (TOKEN_KEY,)
-    return public, internal
+    return installed
 
 
 class Browser:
