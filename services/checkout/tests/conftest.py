@@ -136,7 +136,7 @@ async def database(postgres_dsn: str) -> AsyncIterator[str]:
 async def pool(database: str) -> AsyncIterator[asyncpg.Pool]:
     """Leases and the apply's own transactions need real commits, so tables are emptied instead of rolled back."""
     pool = await create_pool(database, schema="checkout")
-    await pool.execute(f"truncate {TABLES}")
+    await testing.empty(pool, TABLES)
     yield pool
     await pool.close()
 
@@ -203,7 +203,7 @@ def clock() -> BusinessClock:
 async def version_outside(database: str, outside: Outside) -> Version:
     """The catalogue of the repository, applied to both sandboxes once."""
     pool = await create_pool(database, schema="checkout")
-    await pool.execute(f"truncate {TABLES}")  # whatever a test before has left: this is version 1
+    await testing.empty(pool, TABLES)  # whatever a test before has left: this is version 1
     done = await applying.apply(pool, outside, Catalogue.parse(FILE.read_text()), by="test", now=datetime.now(UTC))
     await pool.close()
     return done.version

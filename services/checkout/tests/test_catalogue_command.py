@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,9 @@ from typing import Any
 import asyncpg
 import pytest
 import stripe
-import uvicorn
 from typer.testing import CliRunner, Result
 
+from billing_common.testing import served
 from checkout import store_catalogue
 from checkout.carrying import Outside
 from checkout.store_catalogue import Version
@@ -30,16 +29,11 @@ async def run(
     pool: asyncpg.Pool, outside: Outside, applied: Version, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> AsyncIterator[Run]:
     """Run the command in a thread, as a process of its own would: only over the socket."""
-    server = uvicorn.Server(uvicorn.Config(internal_app(pool, outside), log_config=None, lifespan="off"))
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        serving = asyncio.create_task(server.serve(sockets=[bound]))
-        monkeypatch.setenv("TURNPIKE_DOORS", f"checkout=http://127.0.0.1:{bound.getsockname()[1]}")
+    async with served(internal_app(pool, outside)) as address:
+        monkeypatch.setenv("TURNPIKE_DOORS", f"checkout={address}")
         monkeypatch.setenv("TURNPIKE_INTERNAL_TOKEN_KEYS", KEYS[0])
         monkeypatch.setenv("TURNPIKE_HOME", str(tmp_path))
         yield lambda *arguments: asyncio.to_thread(CliRunner().invoke, command, ["catalogue", *map(str, arguments)])
-        server.should_exit = True
-        await serving
 
 
 @pytest.fixture

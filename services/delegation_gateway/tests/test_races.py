@@ -14,6 +14,7 @@ from billing_common.catalogue import Catalogue
 from billing_common.clock import BusinessClock
 from billing_common.db import create_pool
 from billing_common.events import CatalogueApplied
+from billing_common.testing import empty
 from delegation_gateway import read_models
 from delegation_gateway.app import NAME, install_routes
 from delegation_gateway.catalogues import Catalogues
@@ -30,7 +31,7 @@ AT_ONCE = 5
 async def pool(database: str) -> AsyncIterator[asyncpg.Pool]:
     pool = await create_pool(database, schema=NAME, size=AT_ONCE)
     yield pool
-    await pool.execute(f"truncate {TABLES} cascade")
+    await empty(pool, TABLES)
     await pool.close()
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import asyncpg
 import pytest
-import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from pydantic import SecretStr
@@ -165,26 +164,15 @@ def _grouped(stripe: StripeStandIn, meter: str, customer: str, low: int, high: i
 @pytest.fixture
 async def stripe() -> AsyncIterator[StripeStandIn]:
     stand_in = StripeStandIn()
-    server = uvicorn.Server(uvicorn.Config(_stripe_app(stand_in), port=0, log_config=None, lifespan="off", timeout_graceful_shutdown=0))
-    serving = asyncio.create_task(server.serve())
-    while not server.started:
-        await asyncio.sleep(0.005)
-    stand_in.base = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    yield stand_in
-    server.should_exit = True
-    await serving
+    async with testing.served(_stripe_app(stand_in)) as stand_in.base:
+        yield stand_in
 
 
 @pytest.fixture
 async def sandbox(tmp_path: Path) -> AsyncIterator[str]:
     sandbox = open_sandbox(SandboxSettings(data_path=tmp_path / "stripe.sqlite3", api_key=SecretStr(KEY)))
-    server = uvicorn.Server(uvicorn.Config(build(sandbox), port=0, log_config=None, lifespan="on", timeout_graceful_shutdown=0))
-    serving = asyncio.create_task(server.serve())
-    while not server.started:
-        await asyncio.sleep(0.005)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    server.should_exit = True
-    await serving
+    async with testing.served(build(sandbox), lifespan="on") as base:
+        yield base
 
 
 @pytest.fixture(scope="session")
@@ -198,7 +186,7 @@ async def database(postgres_dsn: str) -> AsyncIterator[str]:
 async def pool(database: str) -> AsyncIterator[asyncpg.Pool]:
     """Leases and the sender's own transactions need real commits, so tables are emptied instead of rolled back."""
     pool = await create_pool(database, schema=NAME, size=8)
-    await pool.execute(f"truncate {TABLES}")
+    await testing.empty(pool, TABLES)
     yield pool
     await pool.close()
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies
 
 from billing_common.events import UsageRejected, UsageReported, UsageSettled
-from billing_common.testing import events_in_outbox, topics_in_outbox
+from billing_common.testing import empty, events_in_outbox, topics_in_outbox
 from stripe_reporter import ledger, store
 
 from .conftest import HOUR
@@ -360,7 +360,7 @@ async def test_any_order_of_events_ends_in_the_last_totals(
     pool: asyncpg.Pool,
     clock: Any,
 ) -> None:
-    await pool.execute("truncate subscription, catalogue, stripe_meter, usage_window, ledger, lane, segment, period_close, inbox, outbox")
+    await empty(pool, "subscription, catalogue, stripe_meter, usage_window, ledger, lane, segment, period_close, inbox, outbox")
     stripe.__init__(base=stripe.base)
     events = [facts.usage(total, revision) for revision, total in enumerate(totals, 1)]
     events += [facts.catalogue(), facts.subscription(), facts.closed({"calls": totals[-1]})]

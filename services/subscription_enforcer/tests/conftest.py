@@ -49,7 +49,7 @@ async def connection(database: str) -> AsyncIterator[asyncpg.Connection]:
 async def pool(database: str) -> AsyncIterator[asyncpg.Pool]:
     """The writer needs real commits, NOTIFY and locks, so tables are emptied instead of rolled back."""
     pool = await create_pool(database, schema=NAME)
-    await pool.execute("truncate access, access_change, access_key, plan, outbox, inbox")
+    await testing.empty(pool, "access, access_change, access_key, plan, outbox, inbox")
     yield pool
     await pool.close()
 

@@ -155,7 +155,7 @@ async def shared_pool(postgres_dsn: str) -> AsyncIterator[asyncpg.Pool]:
 
 
 async def empty(pool: asyncpg.Pool) -> None:
-    await pool.execute(f"truncate {TABLES}")
+    await testing.empty(pool, TABLES)
 
 
 @pytest.fixture

@@ -15,7 +15,21 @@ from usage_collector.collecting import Collector
 from usage_collector.observing import Observation
 from usage_collector.report_polling import ReportPolling
 
-from .conftest import CATALOGUE, START, FixedClock, Publish, call, catalogue_applied, collect, outcomes, settle, state, suspended, windows
+from .conftest import (
+    CATALOGUE,
+    START,
+    FixedClock,
+    Publish,
+    call,
+    catalogue_applied,
+    collect,
+    empty,
+    outcomes,
+    settle,
+    state,
+    suspended,
+    windows,
+)
 
 HOUR = START.replace(minute=0)
 CHANGED_AT = START + timedelta(minutes=15)
@@ -85,8 +99,7 @@ async def test_every_order_ends_in_the_same_windows(
     pool: asyncpg.Pool, collector: Collector, polling: ReportPolling, clock: FixedClock, publish: Publish, pair: tuple[str, str]
 ) -> None:
     for number, order in enumerate(ORDERS):
-        await pool.execute("truncate subscription, subscription_key, subscription_fact, segment, usage_event, held_event, usage_window")
-        await pool.execute("truncate report_bucket, report_progress, inbox")
+        await empty(pool)
         await publish(catalogue_applied(sources(*pair)))
         await publish(state())
         steps: dict[str, Step] = {

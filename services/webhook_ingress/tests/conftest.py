@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 
 import asyncpg
 import pytest
-import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from pydantic import SecretStr
@@ -31,7 +30,7 @@ async def database(postgres_dsn: str) -> AsyncIterator[str]:
 async def pool(database: str) -> AsyncIterator[asyncpg.Pool]:
     """Leases and the worker's own transactions need real commits, so tables are emptied instead of rolled back."""
     pool = await create_pool(database, schema=NAME)
-    await pool.execute(f"truncate {TABLES}")
+    await testing.empty(pool, TABLES)
     yield pool
     await pool.close()
 
@@ -79,14 +78,8 @@ def _stripe_app(stripe: StripeStandIn) -> FastAPI:
 @pytest.fixture
 async def stripe() -> AsyncIterator[StripeStandIn]:
     stand_in = StripeStandIn()
-    server = uvicorn.Server(uvicorn.Config(_stripe_app(stand_in), port=0, log_config=None, lifespan="off"))
-    serving = asyncio.create_task(server.serve())
-    while not server.started:
-        await asyncio.sleep(0.005)
-    stand_in.base = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    yield stand_in
-    server.should_exit = True
-    await serving
+    async with testing.served(_stripe_app(stand_in)) as stand_in.base:
+        yield stand_in
 
 
 class Samples:
