@@ -75,6 +75,8 @@ def _subscribers(found: Mapping[str, Any]) -> list[tuple[str, str]]:
     )
     stay = f"{found['stay_on_old_price']:,} of them on an old price, which they keep: {versions}" if versions else "none on another price"
     lines = [("subscribed", f"{found['live']:,}, {stay}")]
+    for source, count in found.get("counted_as_before", {}).items():
+        lines.append(("counted", f"{count:,} by `{source}` as before, until they are moved (`apply --migrate now` or `next-period`)"))
     last = found.get("last_period")
     if last and "unknown" in last:
         lines.append(("cost", f"what the change would mean for them is not known: {last['unknown']}"))

@@ -138,6 +138,28 @@ async def test_half_an_outage_of_apim_says_what_is_done_and_left_and_the_next_ap
     assert (await applying.look(pool, own, None)).plan.steps == ()
 
 
+async def test_calls_are_recorded_until_the_last_who_is_billed_by_the_record_has_moved(pool: asyncpg.Pool, own: Outside) -> None:
+    first = await apply(pool, own, document(61))
+    await pool.execute("insert into account(account_id) values ('a')")
+    await pool.execute(
+        "insert into subscription values ('s', 'a', 'u', 'steady', $1, '', 'usd', false, 'live', 1, 'active', now(), null, 'sub_1', now())",
+        first.version.version,
+    )
+    elsewhere = document(61)
+    elsewhere["products"][0]["source"] = "ingest"
+    second = await apply(pool, own, elsewhere)
+    assert "log-to-eventhub" in await _policy(own)
+    await pool.execute("update subscription set catalogue_version = $1", second.version.version)
+    assert (await applying.look(pool, own, None)).plan.steps == ()
+    await apply(pool, own, elsewhere)
+    assert "log-to-eventhub" not in await _policy(own)
+
+
+async def _policy(outside: Outside) -> str:
+    seen = await outside.apim.read_product("steady")
+    return str(seen and seen.policy)
+
+
 async def test_two_at_once_the_second_touches_nothing_and_is_told_how_far_the_first_is(pool: asyncpg.Pool, own: Outside) -> None:
     await apply(pool, own, document(40))
     two = await asyncio.gather(apply(pool, own, document(41)), apply(pool, own, document(42)), return_exceptions=True)

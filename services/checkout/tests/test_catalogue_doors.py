@@ -125,7 +125,7 @@ async def test_the_plan_groups_what_changes_by_product_and_system(applied: Versi
     assert payg["systems"]["apim"]["changed"][0]["text"].startswith("policy payg: 250 calls in 60 s; our block in inbound: <rate-limit")
     assert payg["systems"]["apim"]["untouched"] == {"product": 1, "group": 2, "api": 1}
     assert [product["product_id"] for product in plan["products"]][:3] == ["", "free", "developer"]
-    assert plan["subscribers"] == {"payg": {"live": 0, "stay_on_old_price": 0, "by_version": []}}
+    assert plan["subscribers"] == {"payg": {"live": 0, "stay_on_old_price": 0, "counted_as_before": {}, "by_version": []}}
     assert (plan["current_version"], plan["changes"], len(plan["steps"])) == (1, True, 3)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from billing_common.catalogue import Catalogue
 from billing_common.internal_auth import InternalAuth
-from checkout import store_catalogue
+from checkout import store_catalogue, store_subscribers
 from checkout.effects import effects
 from checkout.store_catalogue import Version
 from checkout.usage_door import UsageDoor
@@ -206,3 +206,28 @@ async def test_many_subscribers_are_asked_for_a_thousand_at_a_time(
     found = await effects(pool, door_of(answer), Catalogue.from_document(document("0.30")), versions[1], now=NOW)
     assert sizes == [1000, 1]
     assert found["it"]["last_period"]["totals"][0]["after_minor"] == 1001 * 1030
+
+
+async def test_a_source_that_changes_alone_says_who_goes_on_being_counted_as_before(
+    pool: asyncpg.Pool, versions: list[Version], subscribe: Callable[..., Any]
+) -> None:
+    await subscribe("one", 2, JANUARY)
+    await subscribe("two", 2, JANUARY, currency="eur")
+    await subscribe("ended", 2, JANUARY, state="ended")
+    counted_elsewhere = Catalogue.from_document(document("0.20", source="ingest"))
+    found = await effects(pool, None, counted_elsewhere, versions[1], now=NOW)
+    assert (found["it"]["live"], found["it"]["stay_on_old_price"], found["it"]["counted_as_before"]) == (2, 0, {"stream": 2})
+
+
+async def test_a_product_is_of_a_source_as_long_as_somebody_has_bought_it_so(
+    pool: asyncpg.Pool, versions: list[Version], subscribe: Callable[..., Any]
+) -> None:
+    newer = Version(3, Catalogue.from_document(document("0.20", source="ingest")).document(), {}, [], "test", NOW)
+    async with pool.acquire() as connection:
+        await store_catalogue.add(connection, newer)
+    await subscribe("ended", 1, JANUARY, state="ended")
+    await subscribe("new", 3, JANUARY)
+    assert await store_subscribers.products_of_source(pool, "stream") == frozenset()
+    await subscribe("buying", 2, JANUARY, state="requested")
+    assert await store_subscribers.products_of_source(pool, "stream") == {"it"}
+    assert await store_subscribers.products_of_source(pool, "ingest") == {"it"}

@@ -68,6 +68,13 @@ def test_who_pays_the_same_or_has_a_product_that_is_gone_is_not_asked() -> None:
     assert decide(subscriber(), new=Catalogue.from_document(document(PAYG))) is None
 
 
+@pytest.mark.parametrize("when", ["now", "period_end"])
+def test_who_pays_the_same_and_is_counted_by_another_source_moves(when: str) -> None:
+    move = decide(subscriber(), when, new=Catalogue.from_document(document(STANDARD | {"source": "ingest"}, PAYG)))
+    assert isinstance(move, Move)
+    assert (move.when, move.proration_minor) == (when, 0)
+
+
 STAYING = [
     ({"ends": True}, "ending"),
     ({"cancellation": "now"}, "ending"),

@@ -213,3 +213,27 @@ def test_the_fingerprint_names_all_that_would_be_written_and_the_file() -> None:
     assert len({*worded, *(plan.fingerprint for plan in keys)}) == 4
     assert [plan.steps for plan in keys] == [(), ()]
     assert planned().fingerprint == planned().fingerprint
+
+
+def test_calls_go_on_being_recorded_while_somebody_is_billed_by_the_record() -> None:
+    counted_elsewhere = Catalogue.from_document(document(source="ingest"))
+
+    def steps(**facts: Any) -> list[str]:
+        world = ApimWorld(True, {"it": AT_APIM}, **facts)
+        return [step.text() for step in make_plan(counted_elsewhere, stripe=AS_APPLIED, apim=world, known=KNOWN).steps]
+
+    assert any("policy it" in text for text in steps())
+    assert steps(recorded={"it"}) == []
+    assert steps(takes_records=True) == []  # the last one has moved: the next apply takes it out, and until then nothing is wrong
+
+
+def test_a_record_that_somebody_took_out_by_hand_is_missed_where_it_bills() -> None:
+    counted_elsewhere = Catalogue.from_document(document(source="ingest"))
+    without = replace(AT_APIM, policy=policy.merge(None, counted_elsewhere.products[0]))
+
+    def steps(recorded: set[str]) -> list[str]:
+        world = ApimWorld(True, {"it": without}, recorded, takes_records=True)
+        return [step.text() for step in make_plan(counted_elsewhere, stripe=AS_APPLIED, apim=world, known=KNOWN).steps]
+
+    assert steps(set()) == []
+    assert any("policy it" in text for text in steps({"it"}))

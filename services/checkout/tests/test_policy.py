@@ -27,6 +27,12 @@ def test_a_product_counted_elsewhere_writes_no_usage_record() -> None:
     assert "log-to-eventhub" not in policy.merge(None, product(source="ingest"))
 
 
+def test_calls_are_recorded_for_those_whom_the_stream_still_bills() -> None:
+    gated = product(source="ingest", apis=["orders"], operations={"orders": ["list-orders"]})
+    streamed = product(source="stream", apis=["orders"], operations={"orders": ["list-orders"]})
+    assert policy.same(policy.merge(None, gated, records=True), policy.merge(None, streamed))
+
+
 @pytest.mark.parametrize(
     ("quota", "expected"),
     [

@@ -9,7 +9,7 @@ import asyncpg
 from billing_common.catalogue import Catalogue
 from billing_common.events import CatalogueApplied, derive_id
 from billing_common.outbox import announce
-from checkout import store_catalogue, store_drift
+from checkout import store_catalogue, store_drift, store_subscribers
 from checkout.apim_gateway import ApimGateway, SeenApimProduct
 from checkout.carrying import Outside, Run, carry_out, meters_of
 from checkout.plan import Plan, known_of, make_plan, names_of_ids, stripe_ids
@@ -57,6 +57,7 @@ class Applied:
 async def look(pool: asyncpg.Pool, outside: Outside, catalogue: Catalogue | None) -> Looked:
     """Read both systems and compare with a catalogue; with the applied version when none is given."""
     versions = await store_catalogue.latest_versions(pool, VERSIONS_KNOWN)
+    is_applied = catalogue is None
     if catalogue is None:
         if not versions:
             raise NothingAppliedError("no catalogue has been applied yet: `turnpike catalogue apply` applies the first")
@@ -65,7 +66,9 @@ async def look(pool: asyncpg.Pool, outside: Outside, catalogue: Catalogue | None
     ids = [product.id for product in catalogue.products]
     ids += [product_id for product_id in await store_catalogue.product_ids(pool) if product_id not in ids]
     world = await outside.stripe.read()
-    apim = ApimWorld(await outside.apim.logger_is_right(), await _read_products(outside.apim, ids))
+    seen = await _read_products(outside.apim, ids)
+    recorded = await store_subscribers.products_of_source(pool, "stream")
+    apim = ApimWorld(await outside.apim.logger_is_right(), seen, recorded, takes_records=is_applied)
     plan = make_plan(catalogue, stripe=world, apim=apim, known=known, plans=outside.plans)
     return Looked(catalogue, versions[0] if versions else None, plan, world, known)
 

@@ -78,13 +78,17 @@ class Compared:
 
 
 def changed_products(catalogue: Catalogue, previous: Version | None) -> list[Sold]:
-    """Return the products whose price is not what it was, in any currency of either version."""
+    """Return the products whose price is not what it was, in any currency of either version, or which another source counts."""
     found = []
     for new in (Sold(catalogue, product) for product in catalogue.products):
         old = sold_by(previous.catalogue, new.product.id) if previous else None
-        if old is not None and any(new.terms(currency) != old.terms(currency) for currency in old.currencies | new.currencies):
+        if old is not None and (new.product.source != old.product.source or _is_priced_anew(old, new)):
             found.append(new)
     return found
+
+
+def _is_priced_anew(old: Sold, new: Sold) -> bool:
+    return any(new.terms(currency) != old.terms(currency) for currency in old.currencies | new.currencies)
 
 
 async def effects(
@@ -99,6 +103,7 @@ async def effects(
         shown: dict[str, Any] = {
             "live": sum(counts.values()),
             "stay_on_old_price": sum(counts[key] for key in stay),
+            "counted_as_before": _counted_as_before(new, bought, counts),
             "by_version": [
                 {"version": version, "currency": currency, "subscribers": count, "on_old_price": (version, currency) in stay}
                 for (version, currency), count in sorted(counts.items())
@@ -109,6 +114,15 @@ async def effects(
             shown["last_period"] = await _last_period(door, new, bought, people, now=now)
         found[new.product.id] = shown
     return found
+
+
+def _counted_as_before(new: Sold, bought: Mapping[int, Sold], counts: Mapping[tuple[int, str], int]) -> dict[str, int]:
+    """Return source -> for how many subscribers it goes on counting, where the new version names another one."""
+    found: Counter[str] = Counter()
+    for (version, _), count in counts.items():
+        if version in bought and bought[version].product.source != new.product.source:
+            found[bought[version].product.source] += count
+    return dict(found)
 
 
 async def _bought(pool: asyncpg.Pool, product_id: str, counts: Iterable[tuple[int, str]]) -> dict[int, Sold]:

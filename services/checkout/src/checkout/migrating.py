@@ -108,7 +108,7 @@ def decide(one: Subscriber, versions: dict[int, Catalogue], catalogue: Catalogue
     if bought is None or one.product_id not in {product.id for product in catalogue.products}:
         return None
     old, new = Sold(bought, bought.product(one.product_id)), Sold(catalogue, catalogue.product(one.product_id))
-    if costs_the_same(old, new, one.currency):
+    if costs_the_same(old, new, one.currency) and old.product.source == new.product.source:
         return None
     period = period_at(old.product, started_at=one.started_at, at=now)
     soon: When = "period_end" if when == "now" and period.end - now <= LAST_HOUR else when

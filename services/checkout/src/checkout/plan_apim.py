@@ -1,6 +1,6 @@
 """Compares a catalogue with API Management. Pure functions."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from billing_common.catalogue import Catalogue, Product
@@ -15,10 +15,16 @@ ALWAYS_LINKED = frozenset({"administrators"})  # APIM's own: it cannot be taken 
 
 @dataclass(frozen=True)
 class ApimWorld:
-    """What stands at APIM for the products of this catalogue and of those before."""
+    """What stands at APIM for the products of this catalogue and of those before.
+
+    `recorded`: products whose calls must go on being recorded, whatever this catalogue says, for somebody is billed by the record.
+    `takes_records`: a record that nobody is billed by any more is nothing wrong, as long as nothing else is to be done.
+    """
 
     logger_is_right: bool
     products: Mapping[str, SeenApimProduct | None]
+    recorded: Collection[str] = frozenset()
+    takes_records: bool = False
 
 
 def apim_steps(catalogue: Catalogue, world: ApimWorld, plans: Plans = NOWHERE) -> tuple[list[Step], list[Step]]:
@@ -26,7 +32,7 @@ def apim_steps(catalogue: Catalogue, world: ApimWorld, plans: Plans = NOWHERE) -
     wanted = [Step("apim", "keep" if world.logger_is_right else "update", "logger", policy.LOGGER_ID)]
     for product in catalogue.products:
         seen = world.products.get(product.id)
-        wanted += [_product(product, seen), *_groups(product, seen), *_apis(product, seen), _policy(product, seen, plans)]
+        wanted += [_product(product, seen), *_groups(product, seen), *_apis(product, seen), _policy(product, seen, world, plans)]
     return wanted, list(_removed(catalogue, world))
 
 
@@ -59,10 +65,12 @@ def _apis(product: Product, seen: SeenApimProduct | None) -> Iterable[Step]:
         yield Step("apim", "unlink", "api", api, product.id, f"product {product.id}")
 
 
-def _policy(product: Product, seen: SeenApimProduct | None, plans: Plans) -> Step:
+def _policy(product: Product, seen: SeenApimProduct | None, world: ApimWorld, plans: Plans) -> Step:
     existing = seen.policy if seen else None
     try:
-        merged = policy.merge(existing, product, plans)
+        merged = policy.merge(existing, product, plans, records=product.id in world.recorded)
+        if world.takes_records and policy.same(existing, recording := policy.merge(existing, product, plans, records=True)):
+            merged = recording
         changes = tuple(Change(*entry) for entry in policy.differences(existing, merged))
     except PolicyError as error:
         raise PolicyError(f"product {product.id}: {error}") from error

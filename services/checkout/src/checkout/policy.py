@@ -51,13 +51,17 @@ class PolicyError(Exception):
     """The policy that stands at APIM is not one we can add to."""
 
 
-def merge(existing: str | None, product: Product, plans: Plans = NOWHERE) -> str:
-    """Return the product's policy as XML: our blocks replaced, everything else kept as it is."""
+def merge(existing: str | None, product: Product, plans: Plans = NOWHERE, *, records: bool = False) -> str:
+    """Return the product's policy as XML: our blocks replaced, everything else kept as it is.
+
+    `records`: calls are recorded whatever the product's source is; the collector counts each for those only whom the stream bills.
+    """
     root = _parse(existing or SKELETON)
+    recorded = product.model_copy(update={"source": "stream"}) if records else product
     blocks = {
-        "inbound": _inbound(product, plans),
-        "outbound": _usage(product),
-        "on-error": [*_usage(product), *policy_answers.of_limits(product, plans)],
+        "inbound": _inbound(recorded, plans),
+        "outbound": _usage(recorded),
+        "on-error": [*_usage(recorded), *policy_answers.of_limits(product, plans)],
     }
     wanted = {name: elements for name, elements in blocks.items() if elements}
     for name in SECTIONS:

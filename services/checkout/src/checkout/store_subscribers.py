@@ -47,3 +47,14 @@ async def live_subscribers(
         limit,
     )
     return [Subscriber(**row) for row in rows]
+
+
+async def products_of_source(connection: Connection | asyncpg.Pool, source: str) -> frozenset[str]:
+    """Return the products that somebody bought, or is buying, under a version in which this source counts."""
+    rows = await connection.fetch(
+        "select distinct s.product_id from subscription s join catalogue_version v on v.version = s.catalogue_version"
+        " cross join json_array_elements(v.document -> 'products') p"
+        " where s.state <> 'ended' and p ->> 'id' = s.product_id and coalesce(p ->> 'source', 'stream') = $1",
+        source,
+    )
+    return frozenset(row["product_id"] for row in rows)
