@@ -8,7 +8,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +19,7 @@ import httpx
 import pytest
 import stripe
 from fastapi import FastAPI
+from faststream.kafka import KafkaRouter
 from pydantic import SecretStr
 
 from billing_common import apim_client, stripe_client, testing
@@ -231,25 +232,27 @@ def worker(pool: asyncpg.Pool, gateway: StripeGateway, stripe_api: stripe.Stripe
     return Worker(pool, gateway, poll_seconds=0.1, steps=steps)
 
 
+ROUTERS = {
+    "invoice": handlers_payment.router,
+    "payment_method": handlers_payment.router,
+    "subscription.change_requested": handlers_changes.router,
+    "subscription.change_withdrawn": handlers_changes.router,
+    "usage.corrected": handlers_corrections.router,
+    "usage.unbilled": handlers_unbilled.router,
+}
+
+
 @pytest.fixture
 async def publish(pool: asyncpg.Pool, clock: BusinessClock) -> AsyncIterator[Callable[[Event], Awaitable[None]]]:
-    async with (
-        testing.memory_kafka(handlers.router, pool=pool, clock=clock) as sales,
-        testing.memory_kafka(handlers_changes.router, pool=pool, clock=clock) as changes,
-        testing.memory_kafka(handlers_payment.router, pool=pool, clock=clock) as payments,
-        testing.memory_kafka(handlers_corrections.router, pool=pool, clock=clock) as corrections,
-        testing.memory_kafka(handlers_unbilled.router, pool=pool, clock=clock) as unbilled,
-    ):
+    """Each router starts with the first event for it: to start all four takes longer than most tests."""
+    started: dict[KafkaRouter, Callable[[Event], Awaitable[None]]] = {}
+    async with AsyncExitStack() as stack:
 
         async def publish(event: Event) -> None:
-            of_payments = event.topic.startswith(("invoice.", "payment_method."))
-            others = {
-                "subscription.change_requested": changes,
-                "subscription.change_withdrawn": changes,
-                "usage.corrected": corrections,
-                "usage.unbilled": unbilled,
-            }
-            await (payments if of_payments else others.get(event.topic, sales))(event)
+            router = ROUTERS.get(event.topic) or ROUTERS.get(event.topic.split(".")[0], handlers.router)
+            if router not in started:
+                started[router] = await stack.enter_async_context(testing.memory_kafka(router, pool=pool, clock=clock))
+            await started[router](event)
 
         yield publish
 
