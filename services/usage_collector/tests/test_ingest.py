@@ -9,7 +9,7 @@ import zlib
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import timedelta, timezone
 from typing import Any
 from urllib.parse import quote
 
@@ -304,6 +304,23 @@ async def test_each_event_of_a_batch_gets_its_own_answer(door: Door, clock: Fixe
     (message,) = {result["message"] for result in results if result.get("reason") == "foreign_source"}
     assert "set source to /gw or to one below it (/gw/...)" in message
     assert [one["id"] for _, _, value in door.log.records for one in json.loads(value)] == ["good"]
+
+
+@pytest.mark.parametrize("name", ["id", "source", "subject"])
+@pytest.mark.parametrize("length", [0, 1, 256, 257])
+async def test_a_batch_says_of_an_envelope_what_a_single_event_hears(door: Door, name: str, length: int) -> None:
+    given = event(**{name: ("/gw/" + "\N{GRINNING FACE}" * 256)[:length] if name == "source" and length > 4 else "\u00e9" * length})
+    alone = await door.post(given, SINGLE)
+    among = await door.post([event("x"), given, event("y")])
+    assert among.json()["results"][1] == alone.json()["results"][0]
+    assert [one["status"] for one in among.json()["results"][::2]] == ["accepted"] * 2
+
+
+async def test_times_reach_the_topic_in_utc(door: Door) -> None:
+    elsewhere = START.astimezone(timezone(timedelta(hours=5, minutes=30)))
+    assert (await door.post([event("a"), event("b", time=elsewhere.isoformat())])).status_code == 202
+    written = [one["time"] for _, _, value in door.log.records for one in json.loads(value)]
+    assert written == [START.isoformat().replace("+00:00", "Z")] * 2
 
 
 async def test_a_text_is_kept_only_where_a_meter_counts_it_and_only_as_a_digest(door: Door, publish: Publish) -> None:

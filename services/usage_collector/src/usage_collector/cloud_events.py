@@ -3,14 +3,14 @@
 import re
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import unquote_to_bytes
 
 import msgspec
 
-from usage_collector.decoding import Instant, in_utc
+from billing_common.events import InvalidEventError
+from usage_collector.decoding import Id, Instant, in_utc
 from usage_collector.properties import PropertyError
 from usage_collector.properties import kept as kept_property
 from usage_collector.senders import Sender
@@ -25,7 +25,6 @@ NUL = "\x00"
 QUOTED = re.compile(rb"\\(.)")
 NO_DATA = 'data is missing: send "data": {} for one call; what was used is never guessed'
 GZIP_MEMBERS_MAX = 64
-PLAIN = frozenset({"quantity", "meter"})
 NAMES = {"specversion", "id", "source", "type", "subject", "time"}
 
 
@@ -49,6 +48,16 @@ class Incoming(msgspec.Struct, gc=False):
     data: dict[str, Any]
 
 
+class Usual(Incoming, gc=False):
+    """An event whose envelope needs no further check: what most are, checked while they are decoded."""
+
+    specversion: Literal["1.0"]
+    id: Id
+    source: Id
+    type: Literal["turnpike.usage"]
+    subject: Id
+
+
 class Result(msgspec.Struct, omit_defaults=True, gc=False):
     """The answer for one event."""
 
@@ -58,8 +67,7 @@ class Result(msgspec.Struct, omit_defaults=True, gc=False):
     message: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(msgspec.Struct, frozen=True):
     """What an event may say at this instant."""
 
     oldest: datetime
@@ -74,7 +82,7 @@ class _Named(msgspec.Struct):
 
 
 _single = msgspec.json.Decoder(Incoming)
-_many = msgspec.json.Decoder(list[Incoming])
+_many = msgspec.json.Decoder(list[Usual])
 _raw = msgspec.json.Decoder(list[msgspec.Raw])
 _named = msgspec.json.Decoder(_Named)
 _object = msgspec.json.Decoder(dict[str, Any])
@@ -201,19 +209,20 @@ def _header(name: str, value: str) -> str:
 
 
 def check(event: Incoming, sender: Sender, limits: Limits) -> tuple[str, str] | None:
-    """Return why an event is refused (code, sentence), or None. A good event's `data` keeps only what counts."""
-    if (fault := check_envelope(event)) is not None:
+    """Return why an event is refused (code, sentence), or None. A good event's `data` keeps only what counts, and its time is UTC."""
+    if type(event) is not Usual and (fault := check_envelope(event)) is not None:
         return fault
-    if not sender.speaks_for(event.source):
-        own = sender.source_prefix
+    own = sender.source_prefix
+    if event.source != own and not sender.speaks_for(event.source):
         return "foreign_source", f"this key speaks only for its own source: set source to {own} or to one below it ({own}/...)"
-    if not sender.may_name(event.subject):
+    if sender.subscriptions is not None and event.subject not in sender.subscriptions:
         return "foreign_subscription", "this key may not send for this subscription"
     if sender.meters is not None and (fault := _check_scope(event.data.get("meter"), sender.meters)) is not None:
         return fault
     if not limits.oldest <= event.time <= limits.newest:
         return ("too_old", "the event is too old") if event.time < limits.oldest else ("in_the_future", "the time lies in the future")
-    return check_data(event, limits)
+    fault = check_data(event, limits)
+    return fault if fault is not None or event.time.tzinfo is UTC else _in_utc(event)
 
 
 def _check_scope(meter: object, allowed: frozenset[str]) -> tuple[str, str] | None:
@@ -245,8 +254,8 @@ def check_data(event: Incoming, limits: Limits) -> tuple[str, str] | None:
         return "unknown_meter", "data.meter is no meter of the catalogue"
     if len(given) > PROPERTIES_MAX:
         return "too_many_properties", f"data takes at most {PROPERTIES_MAX} members"
-    if given.keys() <= PLAIN:
-        return None
+    if len(given) == ("quantity" in given) + ("meter" in given):
+        return None  # there is nothing else in it
     return _check_call(event, given, limits)
 
 
@@ -272,8 +281,10 @@ def _check_call(event: Incoming, given: dict[str, Any], limits: Limits) -> tuple
     return None
 
 
-def normalise(event: Incoming) -> Incoming:
-    """Return the event with its time in UTC."""
-    if event.time.tzinfo is not UTC:
+def _in_utc(event: Incoming) -> tuple[str, str] | None:
+    """Put the event's time in UTC, or return why that cannot be."""
+    try:
         event.time = in_utc(event.time)
-    return event
+    except InvalidEventError as error:
+        return "invalid_time", str(error)
+    return None

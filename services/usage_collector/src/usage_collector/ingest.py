@@ -15,11 +15,11 @@ from aiokafka.errors import KafkaError
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from billing_common.clock import BusinessClock
-from billing_common.events import USAGE_RECORDED_TOPIC, InvalidEventError
+from billing_common.events import USAGE_RECORDED_TOPIC
 from billing_common.refusals import DATABASE_AWAY
 from usage_collector import metrics
 from usage_collector.budget import Budget, Share
-from usage_collector.cloud_events import Incoming, Limits, Parsed, RequestError, Result, check, gunzip, normalise, parse
+from usage_collector.cloud_events import Incoming, Limits, Parsed, RequestError, Result, check, gunzip, parse
 from usage_collector.refusals import Refusals
 from usage_collector.senders import Sender, Senders
 from usage_collector.settings import Settings
@@ -32,7 +32,7 @@ FORBIDDEN = frozenset({"foreign_source", "foreign_subscription", "foreign_meter"
 MAKE_ONE = "`turnpike senders list` shows the senders, `turnpike senders add` makes one with a new key"
 NO_KEY = f"send a sender's key: Authorization: Bearer tps_...; {MAKE_ONE}"
 UNKNOWN_KEY = f"this key is unknown or was revoked: send the key of a sender that is listed (Authorization: Bearer tps_...); {MAKE_ONE}"
-JSON = ("content-type", "application/json")
+JSON = (b"content-type", b"application/json")
 ACCEPTED = metrics.INGESTED.labels("accepted", "")
 _encode = msgspec.json.encode
 
@@ -47,7 +47,7 @@ class Answer(NamedTuple):
 
     status: int
     body: bytes
-    headers: tuple[tuple[str, str], ...] = (JSON,)
+    headers: tuple[tuple[bytes, bytes], ...] = (JSON,)
 
 
 class Ingest:
@@ -92,7 +92,7 @@ class Ingest:
                 raise RequestError(429, "too_many_requests", "too many requests of this sender at once: try again in a second")
             self._in_flight[sender.id] += 1
             try:
-                with self._budget.share(sender.id) as share:
+                with Share(self._budget, sender.id) as share:
                     return await self._take(headers, receive, sender, share)
             finally:
                 self._in_flight[sender.id] -= 1
@@ -153,13 +153,11 @@ def _check_all(events: Parsed, sender: Sender, limits: Limits) -> tuple[list[Inc
     for event in events:
         if isinstance(event, Result):
             results.append(event)
-            continue
-        if (fault := check(event, sender, limits)) is None:
-            try:
-                good.append(normalise(event))
-            except InvalidEventError as error:
-                fault = "invalid_time", str(error)
-        results.append(Result(event.id, "accepted") if fault is None else Result(event.id[:256], "rejected", *fault))
+        elif (fault := check(event, sender, limits)) is None:
+            good.append(event)
+            results.append(Result(event.id, "accepted"))
+        else:
+            results.append(Result(event.id[:256], "rejected", *fault))
     return good, results
 
 
@@ -215,11 +213,11 @@ def _respond(accepted: int, results: list[Result]) -> Answer:
 def _problem(error: RequestError) -> Answer:
     headers = [JSON]
     if error.status in {429, 503}:
-        headers.append(("retry-after", "1"))
+        headers.append((b"retry-after", b"1"))
     if error.status == 401:
-        headers.append(("www-authenticate", "Bearer"))
+        headers.append((b"www-authenticate", b"Bearer"))
     if error.status == 408:
-        headers.append(("connection", "close"))  # after 413 the server reads on and throws away: a reset would hide the answer
+        headers.append((b"connection", b"close"))  # after 413 the server reads on and throws away: a reset would hide the answer
     return Answer(error.status, _encode({"error": {"code": error.code, "message": str(error)}}), tuple(headers))
 
 
@@ -238,8 +236,7 @@ class IngestDoor:
             answer = await self._ingest()(headers, receive)
         else:
             refused = _problem(RequestError(405, "method_not_allowed", "events are sent with POST"))
-            answer = refused._replace(headers=(*refused.headers, ("allow", "POST")))
-        raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers]
-        raw.append((b"content-length", str(len(answer.body)).encode()))
+            answer = refused._replace(headers=(*refused.headers, (b"allow", b"POST")))
+        raw = [*answer.headers, (b"content-length", b"%d" % len(answer.body))]
         await send({"type": "http.response.start", "status": answer.status, "headers": raw})
         await send({"type": "http.response.body", "body": answer.body})

@@ -33,9 +33,6 @@ class Sender:
     def speaks_for(self, source: str) -> bool:
         return source == self.source_prefix or source.startswith(self._below)
 
-    def may_name(self, subscription_id: str) -> bool:
-        return self.subscriptions is None or subscription_id in self.subscriptions
-
 
 def new_key() -> tuple[str, str, bytes]:
     """Return a sender's id, its key (shown once) and the key's hash (kept)."""
