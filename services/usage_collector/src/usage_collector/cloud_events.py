@@ -20,7 +20,7 @@ TYPE = "turnpike.usage"
 PROPERTIES_MAX = 32
 NAME_MAX = 64  # of a property: longer ones are dropped
 METERS_NAMED = 20
-ESCAPED_NUL = b"\\u0000"
+BACKSLASH, ESCAPED_NUL = b"\\", b"\\u0000"
 NUL = "\x00"
 QUOTED = re.compile(rb"\\(.)")
 NO_DATA = 'data is missing: send "data": {} for one call; what was used is never guessed'
@@ -113,7 +113,8 @@ def parse(content_type: str, headers: Mapping[str, str], body: bytes, *, events_
     """Return the events of a request, or for those that cannot be read their answer. Raises RequestError."""
     media_type = content_type.partition(";")[0].strip().lower()
     events = _parse(media_type, headers, body, events_max)
-    if ESCAPED_NUL in body or media_type not in {SINGLE, BATCH}:  # nothing else makes a NUL: JSON takes no bare one
+    escapes = BACKSLASH in body  # one byte is looked for much faster than six
+    if (escapes and ESCAPED_NUL in body) or media_type not in {SINGLE, BATCH}:  # nothing else makes a NUL: JSON takes no bare one
         return [_without_nul(event) for event in events]
     return events
 

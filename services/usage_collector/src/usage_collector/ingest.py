@@ -3,7 +3,7 @@
 import asyncio
 import time
 import zlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, NamedTuple
@@ -133,9 +133,9 @@ class Ingest:
         try:
             async with asyncio.timeout(self._settings.ingest_ack_timeout_seconds):
                 partitions = len(await self._producer.partitions_for(USAGE_RECORDED_TOPIC))
-                groups: dict[int, list[Incoming]] = {}
+                groups: defaultdict[int, list[Incoming]] = defaultdict(list)
                 for event in events:
-                    groups.setdefault(zlib.crc32(event.subject.encode()) % partitions, []).append(event)
+                    groups[zlib.crc32(event.subject.encode()) % partitions].append(event)
                 waiting = [
                     await self._producer.send(USAGE_RECORDED_TOPIC, value, key=group[0].subject.encode(), partition=partition)
                     for partition, group in groups.items()
