@@ -109,7 +109,7 @@ async def running(path: Path, **settings: Any) -> AsyncIterator[Running]:
         server.config.load()
         server.lifespan = server.config.lifespan_class(server.config)
         await server.startup(sockets=[listener])  # without its main loop, whose ticks would cost every test 0.2 s
-        transport = stripe.HTTPXClient(timeout=10)
+        transport = stripe.HTTPXClient(timeout=10, verify_ssl_certs=False)  # to load the authorities takes longer than most tests
         transport._client_async._transport = Recorder(verify=False)
         client = stripe.StripeClient(KEY, base_addresses={"api": base, "meter_events": base}, http_client=transport)
         async with httpx.AsyncClient(base_url=base, headers={"Accept": "text/html"}, verify=False) as http:
