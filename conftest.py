@@ -10,6 +10,7 @@ pytest_plugins = ["embedded_servers.testing"]
 GROUPS = {
     "tests/integration/test_demo_story.py": "demo",
     "tests/integration/": "stack",
+    "tests/pages/": "pages",
     "services/usage_collector/tests/test_service.py": "usage_collector on Kafka",
     "services/usage_collector/tests/test_takeover.py": "usage_collector on Kafka",
     "cli/tests/": "the command's stacks",
