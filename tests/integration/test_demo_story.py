@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from whole_system import reserve_ports
 
-pytestmark = pytest.mark.timeout(420)
-STORY_SECONDS = 360
+pytestmark = pytest.mark.timeout(660)
+STORY_SECONDS = 540
 CHECKS_MIN = 60
 
 
