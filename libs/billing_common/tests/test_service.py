@@ -199,8 +199,10 @@ async def test_what_names_nothing_is_refused_and_no_failure_of_ours(service: Ser
     async def account(account_id: str) -> bool:
         return await service.pool.fetchval("select 1 from seen where account_id = $1", account_id) is not None
 
-    assert (await ask(service, "GET", "/accounts/a%00b")).status_code == 400
-    assert (await ask(service, "GET", "/dead-letters/0-²", "dead_letters:read")).status_code == 404
+    refused = await ask(service, "GET", "/accounts/a%00b")
+    assert (refused.status_code, refused.json()["detail"].partition(":")[0]) == (400, "`account_id` holds a zero byte")
+    for place in ("0-²", f"0-{10**18}", "0-" + "9" * 5000):
+        assert (await ask(service, "GET", f"/dead-letters/{place}", "dead_letters:read")).status_code == 404
 
 
 async def test_a_body_beyond_any_use_is_refused_before_it_is_all_in_memory(service: Service) -> None:

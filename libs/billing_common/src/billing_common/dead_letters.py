@@ -13,6 +13,7 @@ from billing_common.topics import dead_letter_topic
 
 log = structlog.get_logger(__name__)
 PAGE_MAX = 200
+OFFSET_DIGITS_MAX = 18  # what Kafka counts to, and Python reads
 OUR_HEADERS = ("dlq-error", "dlq-message", "dlq-topic", "dlq-partition", "dlq-offset")
 
 
@@ -102,7 +103,7 @@ class DeadLetters:
     async def get(self, letter_id: str) -> DeadLetter:
         """Return one. Raises DeadLetterNotFoundError."""
         _, _, offset = letter_id.partition("-")
-        if not (offset.isascii() and offset.isdigit()):
+        if not (offset.isascii() and offset.isdigit() and len(offset) <= OFFSET_DIGITS_MAX):
             raise DeadLetterNotFoundError(letter_id)
         for letter in await self.page(limit=1, before=int(offset) + 1):
             if letter.id == letter_id:

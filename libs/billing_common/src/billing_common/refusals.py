@@ -21,8 +21,10 @@ def install_refusals(app: FastAPI) -> None:
         return JSONResponse({"detail": problems}, 422)
 
     @app.exception_handler(asyncpg.CharacterNotInRepertoireError)
-    async def holds_a_zero_byte(_request: Request, _error: asyncpg.CharacterNotInRepertoireError) -> JSONResponse:
-        return JSONResponse({"detail": "the request holds a zero byte: no id and no text of ours has one"}, 400)
+    async def holds_a_zero_byte(request: Request, _error: asyncpg.CharacterNotInRepertoireError) -> JSONResponse:
+        named = [name for name, value in {**request.query_params, **request.path_params}.items() if "\x00" in str(value)]
+        where = ", ".join(f"`{name.replace(chr(0), '')[:100]}`" for name in named) or "the body"
+        return JSONResponse({"detail": f"{where} holds a zero byte: no id and no text of ours has one"}, 400)
 
     async def database_is_away(_request: Request, error: Exception) -> JSONResponse:
         log.warning("answered 503: the database does not answer", error=type(error).__name__)

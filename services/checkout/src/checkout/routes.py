@@ -3,10 +3,11 @@
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, HttpUrl
+from pydantic import BaseModel, ConfigDict, Field, HttpUrl
 
 from billing_common import quoting
 from billing_common.internal_auth import require_scope
+from billing_common.moments import Moment
 from checkout import domain, selling, store, store_catalogue
 from checkout.domain import RefusedError
 
@@ -29,8 +30,8 @@ class QuoteRequest(Body):
     usage: dict[str, Quantity] = Field(default_factory=dict, max_length=50)
     calls: Quantity | None = None
     currency: str | None = Field(default=None, pattern="^[a-z]{3}$")
-    start: AwareDatetime | None = Field(default=None, alias="from")
-    end: AwareDatetime | None = Field(default=None, alias="to")
+    start: Moment | None = Field(default=None, alias="from")
+    end: Moment | None = Field(default=None, alias="to")
     catalogue_version: int | None = Field(default=None, ge=1, le=domain.VERSION_MAX)
 
 

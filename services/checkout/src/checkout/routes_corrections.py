@@ -4,10 +4,11 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from billing_common.catalogue import UnknownProductError
 from billing_common.internal_auth import require_scope
+from billing_common.moments import Moment
 from billing_common.rating import RatingError
 from checkout import correction_calls, correction_store, domain, store, store_catalogue
 from checkout.charging import DRAFT_KEPT
@@ -26,8 +27,8 @@ class PreviewRequest(BaseModel):
     subscription_id: Id
     product_id: Id
     catalogue_version: int = Field(ge=1, le=domain.VERSION_MAX)
-    segment_start: AwareDatetime
-    segment_end: AwareDatetime | None = None
+    segment_start: Moment
+    segment_end: Moment | None = None
     after_close: bool
     totals_before: dict[str, Annotated[int, Field(ge=0)]] = Field(max_length=50)
     totals_after: dict[str, Annotated[int, Field(ge=0)]] = Field(max_length=50)

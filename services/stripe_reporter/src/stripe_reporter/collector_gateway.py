@@ -12,6 +12,10 @@ class CollectorUnavailableError(Exception):
     """The collector does not answer; ask again later."""
 
 
+class CollectorRefusedError(CollectorUnavailableError):
+    """The collector takes what was asked for no question; says what is wrong with it."""
+
+
 class CollectorUnknownError(Exception):
     """The collector knows nothing of what was asked about."""
 
@@ -31,7 +35,7 @@ class CollectorGateway:
         self._client, self._auth = client, auth
 
     async def ask(self, path: str, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the decoded answer. Raises CollectorUnknownError on 404, CollectorUnavailableError where there is no good one."""
+        """Return the decoded answer. Raises CollectorUnknownError, CollectorRefusedError, or CollectorUnavailableError."""
         named = {name: value for name, value in params.items() if value is not None}
         return await self._decoded("GET", path, params=named)
 
@@ -46,6 +50,8 @@ class CollectorGateway:
             raise CollectorUnavailableError(type(error).__name__) from error
         if answer.status_code == 404:
             raise CollectorUnknownError(path)
+        if answer.status_code in {400, 422}:
+            raise CollectorRefusedError(str(answer.json().get("detail")))
         if answer.status_code not in {200, 202}:
             raise CollectorUnavailableError(f"HTTP {answer.status_code}")
         found: dict[str, Any] = answer.json()

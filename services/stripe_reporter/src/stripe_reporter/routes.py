@@ -4,9 +4,10 @@ from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, HTTPException, Query, Request
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from billing_common.internal_auth import require_scope
+from billing_common.moments import Moment
 from stripe_reporter import ledger, store
 from stripe_reporter.sender import Stripe, wall_now
 from stripe_reporter.stripe_gateway import StripeUnavailableError, full_minutes
@@ -71,8 +72,8 @@ async def report(request: Request, asked: ReportRequest | None = None) -> Report
 async def reconciliation(
     request: Request,
     subscription_id: Annotated[str, Query(min_length=1, max_length=100)],
-    start: Annotated[AwareDatetime, Query(alias="from")],
-    end: Annotated[AwareDatetime, Query(alias="to")],
+    start: Annotated[Moment, Query(alias="from")],
+    end: Annotated[Moment, Query(alias="to")],
 ) -> Reconciliation:
     """Compare windows, ledger and Stripe's summaries for one subscription and range."""
     try:

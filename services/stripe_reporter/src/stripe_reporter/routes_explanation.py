@@ -5,11 +5,12 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, FastAPI, Query, Request
 from fastapi.responses import JSONResponse, StreamingResponse
-from pydantic import AwareDatetime, BaseModel, Field
+from pydantic import BaseModel, Field
 
 from billing_common.internal_auth import require_scope
+from billing_common.moments import Moment
 from stripe_reporter import explaining, explanation_csv
-from stripe_reporter.collector_gateway import CollectorUnavailableError, CollectorUnknownError
+from stripe_reporter.collector_gateway import CollectorRefusedError, CollectorUnavailableError, CollectorUnknownError
 from stripe_reporter.explaining import Day, InvoiceExplained, Known, UnknownInvoiceError, UnknownUsageError
 
 router = APIRouter(prefix="/v1/explanations/{invoice}", dependencies=[Depends(require_scope("reports:read"))])
@@ -19,7 +20,7 @@ class EventQuery(BaseModel):
     """Which events of one hour of a usage; names as the day's answer has them."""
 
     usage: str = Field(description="`key` of the usage")
-    hour: AwareDatetime
+    hour: Moment
     meter_id: str | None = None
     outcome: str | None = None
     reason: str | None = None
@@ -67,7 +68,7 @@ async def explain(request: Request, known: Found) -> InvoiceExplained:
 
 
 @router.get("/day")
-async def explain_day(request: Request, known: Found, usage: Annotated[str, Query(max_length=300)], day: AwareDatetime) -> Day:
+async def explain_day(request: Request, known: Found, usage: Annotated[str, Query(max_length=300)], day: Moment) -> Day:
     """Show the hours of one day of a usage, with what each endpoint added and what did not count."""
     return await explaining.explain_day(known, usage, day, request.app.state.collector)
 
@@ -94,9 +95,13 @@ def install_errors(app: FastAPI) -> None:
             return JSONResponse({"detail": "no such invoice is known: give Stripe's id (in_...) or the invoice's number"}, 404)
         return JSONResponse({"detail": "the invoice has no such usage, or not at this time"}, 404)
 
+    async def refused(_: Request, error: Exception) -> JSONResponse:
+        return JSONResponse({"detail": str(error)}, 422)
+
     async def away(_: Request, _error: Exception) -> JSONResponse:
         return JSONResponse({"detail": "the usage collector does not answer: try again in a few seconds"}, 503, {"Retry-After": "5"})
 
     for kind in (UnknownInvoiceError, UnknownUsageError, CollectorUnknownError):
         app.add_exception_handler(kind, unknown)
+    app.add_exception_handler(CollectorRefusedError, refused)
     app.add_exception_handler(CollectorUnavailableError, away)

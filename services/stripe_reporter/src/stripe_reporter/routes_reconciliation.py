@@ -4,9 +4,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, HTTPException, Query, Request
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from billing_common.internal_auth import require_scope
+from billing_common.moments import Moment
 from stripe_reporter import reconciliation_store, repairing
 from stripe_reporter.reconciliation import Clocks
 from stripe_reporter.reconciling import RANGE_MAX, SUBSCRIPTIONS_MAX, Reconciled, Stations, reconcile
@@ -23,8 +24,8 @@ class RangeRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     subscriptions: list[Id] = Field(min_length=1, max_length=SUBSCRIPTIONS_MAX)
-    since: AwareDatetime = Field(alias="from")
-    to: AwareDatetime
+    since: Moment = Field(alias="from")
+    to: Moment
 
 
 class DifferenceRow(BaseModel):
@@ -158,8 +159,8 @@ async def repair(request: Request, body: RangeRequest) -> list[RepairAnswer]:
 @router.get("/subscriptions", dependencies=[Depends(require_scope("reports:read"))])
 async def get_subscriptions(
     request: Request,
-    since: Annotated[AwareDatetime, Query(alias="from")],
-    to: AwareDatetime,
+    since: Annotated[Moment, Query(alias="from")],
+    to: Moment,
     after: str = "",
     limit: Annotated[int, Query(ge=1, le=1000)] = SUBSCRIPTIONS_MAX,
 ) -> list[str]:

@@ -6,9 +6,10 @@ from typing import Annotated, Any, Literal
 
 import structlog
 from fastapi import APIRouter, Depends, HTTPException, Query, Request
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from billing_common.internal_auth import Caller, require_scope
+from billing_common.moments import Moment
 from usage_collector import sender_notes, sender_store, subscription_store, window_store
 from usage_collector.reconciliation import reconcile
 from usage_collector.refusals import rejected
@@ -19,7 +20,7 @@ router = APIRouter()
 RANGE_MAX = timedelta(days=400)
 OWN_SOURCES = ("apim", "turnpike")
 REJECTED_SHOWN = timedelta(days=30)
-From = Annotated[AwareDatetime, Query(alias="from")]
+From = Annotated[Moment, Query(alias="from")]
 
 
 class SenderRequest(BaseModel):
@@ -51,8 +52,8 @@ class Span(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     subscription_id: str = Field(min_length=1, max_length=256, pattern=r"^[^\x00]*$")
-    since: AwareDatetime = Field(alias="from")
-    to: AwareDatetime
+    since: Moment = Field(alias="from")
+    to: Moment
 
 
 class TotalsRequest(BaseModel):
@@ -74,9 +75,7 @@ def as_range(since: datetime, until: datetime) -> tuple[datetime, datetime]:
 
 
 @router.get("/v1/usage/{subscription_id}", dependencies=[Depends(require_scope("usage:read"))])
-async def get_usage(
-    request: Request, subscription_id: str, since: From, to: AwareDatetime, by: Literal["hour", "day"] = "hour"
-) -> dict[str, Any]:
+async def get_usage(request: Request, subscription_id: str, since: From, to: Moment, by: Literal["hour", "day"] = "hour") -> dict[str, Any]:
     """Usage of a subscription by meter and hour or day (windows whose hour lies in the range), with totals and how fresh they are."""
     since, to = as_range(since, to)
     state = request.app.state
@@ -118,7 +117,7 @@ async def get_totals(request: Request, body: TotalsRequest) -> dict[str, Any]:
 
 
 @router.get("/v1/reconciliation", dependencies=[Depends(require_scope("usage:read"))])
-async def get_reconciliation(request: Request, subscription_id: str, since: From, to: AwareDatetime) -> dict[str, Any]:
+async def get_reconciliation(request: Request, subscription_id: str, since: From, to: Moment) -> dict[str, Any]:
     """Received = counted + filtered + rejected + held, and counted quantity = windows; `from` and `to` are taken to the hour."""
     since, to = as_range(since, to)
     if any(when.minute or when.second or when.microsecond for when in (since, to)):
@@ -134,8 +133,8 @@ async def get_reconciliation(request: Request, subscription_id: str, since: From
 async def get_rejected(
     request: Request,
     subscription_id: str | None = None,
-    since: Annotated[AwareDatetime | None, Query(alias="from")] = None,
-    to: AwareDatetime | None = None,
+    since: Annotated[Moment | None, Query(alias="from")] = None,
+    to: Moment | None = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> dict[str, Any]:
     """Rejected events, newest first, and sums of what the HTTP door refused; of 30 days unless said otherwise."""

@@ -5,9 +5,10 @@ from typing import Annotated, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, HTTPException, Query, Request
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from billing_common.internal_auth import require_scope
+from billing_common.moments import Moment
 from usage_collector import correction_store, corrections
 from usage_collector.correction_store import Correction
 from usage_collector.corrections import Adjustment, CorrectionRefusedError, Deletion, Made
@@ -32,7 +33,7 @@ class Body(BaseModel):
 class AdjustmentRequest(Body):
     meter: Id
     quantity: int = Field(ge=-COUNTED_MAX, le=COUNTED_MAX, description="what is added, negative to take away; never 0")
-    at: AwareDatetime = Field(description="the time of the usage: decides the hour and the period")
+    at: Moment = Field(description="the time of the usage: decides the hour and the period")
     correction_id: UUID | None = Field(default=None, description="absent: derived from all other fields")
 
 
@@ -108,8 +109,8 @@ async def delete(request: Request, body: DeletionRequest) -> CorrectionAnswer:
 async def list_corrections(
     request: Request,
     subscription_id: str | None = None,
-    since: Annotated[AwareDatetime | None, Query(alias="from")] = None,
-    to: AwareDatetime | None = None,
+    since: Annotated[Moment | None, Query(alias="from")] = None,
+    to: Moment | None = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> list[Listed]:
     """Return corrections by when they were made, newest first; of 90 days unless said otherwise."""

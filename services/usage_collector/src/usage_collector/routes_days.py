@@ -4,9 +4,10 @@ from datetime import timedelta
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, HTTPException, Request
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from billing_common.internal_auth import require_scope
+from billing_common.moments import Moment
 from usage_collector import publishing
 from usage_collector.day_figures import DaysAnswer, figures
 from usage_collector.rollup_store import HOUR, hour_of
@@ -21,8 +22,8 @@ class DaysRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     subscriptions: list[Id] = Field(min_length=1, max_length=200)
-    since: AwareDatetime = Field(alias="from")
-    to: AwareDatetime
+    since: Moment = Field(alias="from")
+    to: Moment
     rolled_up: bool = Field(
         default=False,
         description="leave out hours whose events are not added up yet: for many subscriptions, where each page would read them",
@@ -37,8 +38,8 @@ class AgainRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     subscription_id: Id
-    since: AwareDatetime = Field(alias="from")
-    to: AwareDatetime
+    since: Moment = Field(alias="from")
+    to: Moment
     closings: bool = Field(
         default=False,
         description="also say the closings of segments that touch the range again: only when all windows of them were checked",

@@ -6,9 +6,10 @@ from typing import Annotated, Any, Literal
 
 import structlog
 from fastapi import APIRouter, Depends, HTTPException, Query, Request
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from billing_common.internal_auth import require_scope
+from billing_common.moments import Moment
 from usage_collector import late_store
 
 log = structlog.get_logger(__name__)
@@ -40,7 +41,7 @@ class Decision(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     subscription_id: str = Field(min_length=1, max_length=256)
-    segment_start: AwareDatetime
+    segment_start: Moment
     disposition: Literal["bill", "waive"]
     by: str = Field(min_length=1, max_length=100, pattern=r"^[^\x00]*\S[^\x00]*$", description="who answers for it; kept here")
 

@@ -5,10 +5,11 @@ from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, HTTPException, Query, Request
-from pydantic import AwareDatetime, BaseModel, Field
+from pydantic import BaseModel, Field
 
 from billing_common.events import NIL
 from billing_common.internal_auth import require_scope
+from billing_common.moments import Moment
 from usage_collector import event_views, rollup_store, subscription_store, window_store
 from usage_collector.rollup_store import Dimension
 from usage_collector.routes import From, as_range
@@ -55,7 +56,7 @@ class SplitAnswer(BaseModel):
 class EventQuery(BaseModel):
     """Which events of an hour. Names are matched as the split answers them: empty text or 0 for none, absent for any."""
 
-    hour: AwareDatetime
+    hour: Moment
     meter_id: str | None = None
     outcome: str | None = None
     reason: str | None = None
@@ -127,7 +128,7 @@ async def get_split(
     request: Request,
     subscription_id: str,
     since: From,
-    to: AwareDatetime,
+    to: Moment,
     by: Annotated[list[Dimension], Query(min_length=1, max_length=6)],
 ) -> SplitAnswer:
     """Add events up by any of hour, day, endpoint, status, outcome and segment; `from` and `to` are widened to full hours."""
