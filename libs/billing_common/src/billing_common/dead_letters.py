@@ -56,7 +56,7 @@ async def park(producer: AIOKafkaProducer, service: str, record: Any, error: Exc
         dead_letter_topic(service),
         value=record.value,
         key=record.key,
-        headers=[*kept, *((name, value.encode()) for name, value in ours.items())],
+        headers=[*kept, *((name, value.encode(errors="backslashreplace")) for name, value in ours.items())],
     )
     DEAD_LETTERS.labels(record.topic, type(error).__name__).inc()
     log.error(

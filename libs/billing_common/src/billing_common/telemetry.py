@@ -7,7 +7,7 @@ from typing import Any
 import structlog
 from prometheus_client import Counter, Gauge, Histogram
 
-from billing_common.traces import without_values
+from billing_common.traces import first_line, without_values
 
 HANDLED = Counter("turnpike_events_handled_total", "Events handled", ["topic", "outcome"])
 HANDLING = Histogram(
@@ -80,4 +80,4 @@ def describe(error: BaseException) -> str:
     errors = getattr(error, "errors", None)
     if callable(errors):
         return "; ".join(f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}" for problem in errors()[:5])[:500]
-    return (str(error).splitlines() or [""])[0][:500]
+    return first_line(error)[:500]

@@ -1,12 +1,16 @@
 """Errors in the log: kinds, places and the first line of what was wrong. Never local variables: they hold passwords, keys and e-mails."""
 
+import re
 import sys
 import traceback
 from collections.abc import MutableMapping
 from typing import Any
 
+import asyncpg
+
 FRAMES_MAX = 20
 CHAIN_MAX = 5
+ARGUMENT = re.compile(r"invalid input for query argument \$\d+")
 
 
 def without_values(_logger: Any, _method: str, entry: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -16,6 +20,14 @@ def without_values(_logger: Any, _method: str, entry: MutableMapping[str, Any]) 
     if isinstance(error, BaseException):
         entry["exception"] = [_described(one) for one in _chain(error)]
     return entry
+
+
+def first_line(error: BaseException) -> str:
+    """Return an error's own word without the value at fault, which a database's later lines name, and of wrong data the first one too."""
+    text = (str(error).splitlines() or [""])[0]
+    if found := ARGUMENT.match(text):
+        return found[0]
+    return "a value that Postgres does not take" if isinstance(error, asyncpg.DataError) else text
 
 
 def _chain(error: BaseException) -> list[BaseException]:
@@ -28,9 +40,9 @@ def _chain(error: BaseException) -> list[BaseException]:
 
 
 def _described(error: BaseException) -> dict[str, Any]:
-    """A database's message names the value at fault in its later lines, a validation error's in all of them: those stay out."""
+    """A validation error names the value at fault in all of its lines: they stay out."""
     frames = traceback.extract_tb(error.__traceback__)[-FRAMES_MAX:]
-    message = "" if callable(getattr(error, "errors", None)) else (str(error).splitlines() or [""])[0][:200]
+    message = "" if callable(getattr(error, "errors", None)) else first_line(error)[:200]
     return {
         "type": type(error).__name__,
         "message": message,
