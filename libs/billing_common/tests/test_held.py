@@ -4,9 +4,13 @@ from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import pytest
+from fastapi import FastAPI
 
-from billing_common.messaging import PauseOrPark, held_events
+from billing_common.doors import _add_metrics
+from billing_common.messaging import HELD_FORGOTTEN_AFTER, PauseOrPark, held_events
+from billing_common.telemetry import RETRIES
 
 AT = ("usage.collected", 3, 17)
 MESSAGE = SimpleNamespace(raw_message=SimpleNamespace(topic=AT[0], partition=AT[1], offset=AT[2]))
@@ -49,3 +53,25 @@ async def test_since_when_outlives_a_delivery(monkeypatch: pytest.MonkeyPatch) -
             await PauseOrPark(None, context=None)._deliver(handler, MESSAGE)
         assert [one["tries"] for one in seen(30)] == [tries]
     PauseOrPark.held.pop(AT)
+
+
+async def test_a_partition_that_has_moved_to_another_process_is_not_said_to_be_held_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PauseOrPark, "budget_seconds", 0.0)
+
+    async def handler(_: Any) -> None:
+        raise LookupError("not there yet")
+
+    for partition in (3, 4):
+        message = SimpleNamespace(raw_message=SimpleNamespace(topic=AT[0], partition=partition, offset=17))
+        with pytest.raises(LookupError):
+            await PauseOrPark(None, context=None)._deliver(handler, message)
+    PauseOrPark.held[AT].tried_at -= HELD_FORGOTTEN_AFTER
+    app = FastAPI()
+    _add_metrics(app)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://inside") as client:
+        scraped = (await client.get("/metrics")).text
+    assert f'turnpike_event_retries{{partition="3",topic="{AT[0]}"}} 0.0' in scraped
+    assert f'turnpike_event_retries{{partition="4",topic="{AT[0]}"}} 1.0' in scraped
+    assert AT not in PauseOrPark.held
+    PauseOrPark.held.clear()
+    RETRIES.labels(AT[0], "4").set(0)

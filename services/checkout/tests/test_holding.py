@@ -14,11 +14,11 @@ from billing_common import testing
 from billing_common.clock import BusinessClock
 from billing_common.events import Event, InvoiceCreated, InvoiceFinalized
 from checkout import handlers_payment, store_drafts
-from checkout.holding import HELD, HELD_LONG, Holder, Patience
+from checkout.holding import HELD, HELD_LONG, REFUSED, Holder, Patience
 from checkout.intents import Worker
 from checkout.store_catalogue import Version
 from checkout.stripe_drafts import StripeDrafts
-from checkout.stripe_gateway import StripeGateway
+from checkout.stripe_gateway import StripeGateway, StripeRefusedError
 
 Publish = Callable[[Event], Awaitable[None]]
 HOUR = timedelta(hours=1)
@@ -192,6 +192,19 @@ async def test_a_draft_that_becomes_final_in_this_moment_is_collected_all_the_sa
     assert await drafts.hold(seen.id, key=f"moment:{seen.id}") is False
     monkeypatch.undo()
     assert (await month.invoice()).auto_advance is True
+
+
+async def test_a_draft_that_stripe_refuses_to_hold_is_counted_once(month: Month, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refuse(_drafts: StripeDrafts, _invoice_id: str, *, key: str) -> bool:
+        raise StripeRefusedError("invoice_not_editable", key)
+
+    monkeypatch.setattr(StripeDrafts, "hold", refuse)
+    before = REFUSED._value.get()
+    await month.drafted()
+    await month.at(month.end + HALF + timedelta(seconds=6))
+    assert (await month.look(), await month.state()) == (1, "refused")
+    assert await month.look() == 0
+    assert REFUSED._value.get() - before == 1
 
 
 async def test_a_person_who_makes_a_held_draft_final_ends_the_hold(month: Month) -> None:

@@ -10,7 +10,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from billing_common.clock import ClockError
 from billing_common.dead_letters import DeadLetterNotFoundError
 from billing_common.internal_auth import Caller, require_scope
-from billing_common.messaging import held_events
+from billing_common.messaging import forget_moved, held_events
 
 if TYPE_CHECKING:
     from billing_common.service import Service
@@ -42,6 +42,7 @@ def _add_health(app: FastAPI, service: "Service") -> None:
 def _add_metrics(app: FastAPI) -> None:
     @app.get("/metrics", include_in_schema=False)
     async def metrics() -> Response:
+        forget_moved(datetime.now(UTC))
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
 

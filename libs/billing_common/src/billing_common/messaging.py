@@ -168,6 +168,18 @@ class PauseOrPark(BaseMiddleware):
         return known
 
 
+def forget_moved(now: datetime) -> None:
+    """Say no more of events that nobody has tried here for a while: another process has their partition, and says what holds it."""
+    for at, held in list(PauseOrPark.held.items()):
+        if now - held.tried_at > HELD_FORGOTTEN_AFTER:
+            del PauseOrPark.held[at]
+    live = {(topic, str(partition)) for topic, partition, _ in PauseOrPark.held}
+    for sample in next(iter(RETRIES.collect())).samples:
+        place = (sample.labels["topic"], sample.labels["partition"])
+        if sample.value and place not in live:
+            RETRIES.labels(*place).set(0)
+
+
 def held_events(now: datetime) -> list[dict[str, Any]]:
     """Return what holds a partition of this process for a while, the oldest first: where, since when, and the class of the last error."""
     long = [

@@ -8,7 +8,7 @@ from typing import Any
 
 import asyncpg
 import structlog
-from prometheus_client import Gauge
+from prometheus_client import Counter, Gauge
 
 from billing_common.clock import BusinessClock
 from billing_common.db import Connection
@@ -21,6 +21,7 @@ LOOK_SECONDS = 1.0
 
 HELD = Gauge("turnpike_checkout_drafts_held", "Draft invoices that are held open because usage of their period is missing")
 HELD_LONG = Gauge("turnpike_checkout_drafts_held_long", "Such drafts that have been held for longer than CHECKOUT_DRAFT_HELD_ALERT")
+REFUSED = Counter("turnpike_checkout_holds_refused_total", "Drafts that Stripe refused to hold open: final without all of their usage")
 
 log = structlog.get_logger(__name__)
 
@@ -91,6 +92,7 @@ class Holder:
     async def _held(self, connection: Connection, invoice_id: str, result: Any, refusal: StripeRefusedError | None) -> None:
         if refusal is not None:
             await store_drafts.move(connection, [invoice_id], "refused")
+            REFUSED.inc()
             log.error("a draft becomes final without all of its usage", invoice_id=invoice_id, code=refusal.code)
         elif result:
             await store_drafts.move(connection, [invoice_id], "held", held_at=self._clock.now())
