@@ -46,10 +46,12 @@ def missing(billed: int, counted: int, *, product: str = "payg", component: str 
     return UsageUnbilled(**values | fields)
 
 
-async def version_with(pool: asyncpg.Pool, **of_payg: Any) -> None:
+async def version_with(pool: asyncpg.Pool, *, trial_days: int = 0, **of_payg: Any) -> None:
     """Keep a second version in which Pay-as-you-go is sold otherwise."""
     document = deepcopy(Catalogue.parse(FILE.read_text()).document())
     (payg,) = [product for product in document["products"] if product["id"] == "payg"]
+    if trial_days:
+        payg |= {"trial_days": trial_days, "billing_anchor": "anniversary"}
     for name, part in of_payg.items():
         payg[name] = payg.get(name, {}) | part
     async with pool.acquire() as connection:
@@ -88,6 +90,14 @@ async def test_lines_that_were_made_from_all_usage_are_not_made_again(
     await version_with(pool, price=price)
     await sold(pool, publish)
     await publish(missing(9_000, 10_000, catalogue_version=2))
+    assert [found for found, _ in await charges(pool)] == [amount]
+
+
+@pytest.mark.parametrize(("period_end", "amount"), [(START + timedelta(days=14), 0), (START + timedelta(days=15), 150)])
+async def test_free_days_stay_free(known: None, pool: asyncpg.Pool, publish: Publish, period_end: datetime, amount: int) -> None:
+    await version_with(pool, trial_days=14, policies={"late_usage": "hold"} if not amount else {})
+    await sold(pool, publish)
+    await publish(missing(9_000, 10_000, catalogue_version=2, period_end=period_end))
     assert [found for found, _ in await charges(pool)] == [amount]
 
 

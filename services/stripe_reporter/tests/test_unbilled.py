@@ -139,6 +139,25 @@ async def test_one_that_cannot_be_said_is_not_kept_and_said_at_the_next_look(mis
     assert await missing.quantities() == [("payg", 70, 100)]
 
 
+async def test_one_that_fails_keeps_no_other_from_being_looked_at(missing: Missing, monkeypatch: pytest.MonkeyPatch) -> None:
+    await missing.settle()
+    for name in "abc":
+        await missing.publish(invoice(line_of(70), cause_id=name, invoice_id=name))
+    look_at = unbilled._look_at
+
+    async def broken(stations: Any, invoice_id: str) -> int:
+        if invoice_id == "b":
+            raise ValueError(invoice_id)
+        return await look_at(stations, invoice_id)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(unbilled, "_look_at", broken)
+        with pytest.raises(ValueError, match="b"):
+            await missing.look()
+    assert sorted(event.invoice_id for event in await missing.said()) == ["a", "c"]
+    assert await missing.look() == 1
+
+
 async def test_a_draft_is_not_looked_at_until_it_is_final(missing: Missing) -> None:
     await missing.settle()
     await missing.publish(invoice(line_of(70), kind=InvoiceCreated, status="draft"))

@@ -29,7 +29,7 @@ async def on_usage_unbilled(event: UsageUnbilled, pool: Pool, clock: Clock) -> N
         version = await store_catalogue.get(connection, event.catalogue_version)
         if version is None:
             raise NotKnownYetError(f"catalogue version {event.catalogue_version} is not known")
-        charge = charge_of(event, version, subscription.currency)
+        charge = charge_of(event, version, subscription)
         await correction_store.add(connection, charge)
         if charge.intent_id is not None:
             await intend_charge(

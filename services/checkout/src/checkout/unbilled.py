@@ -7,12 +7,13 @@ from uuid import UUID
 from billing_common.catalogue import UnknownProductError
 from billing_common.db import Connection
 from billing_common.events import InvalidEventError, UsageUnbilled, derive_id
-from billing_common.rating import RatingError
+from billing_common.rating import RatingError, trial_end
 from billing_common.rating_usage import price_of_usage
 from checkout import correction_store, domain, store
 from checkout.charging import intend_charge
 from checkout.correction_store import Charge, Disposition
 from checkout.domain import RefusedError
+from checkout.store import Subscription
 from checkout.store_catalogue import Version
 
 BY_POLICY: dict[str, Disposition] = {"next_invoice": "bill", "waive": "waive", "hold": "keep"}
@@ -45,11 +46,14 @@ def price_of_missing(event: UsageUnbilled, version: Version, currency: str) -> i
     return amount
 
 
-def charge_of(event: UsageUnbilled, version: Version, currency: str) -> Charge:
-    """Return what is charged, waived or kept, as the plan says. What costs nothing asks for no decision."""
-    amount = price_of_missing(event, version, currency)
-    policy = version.catalogue.product(event.product_id).policies.late_usage
-    disposition = BY_POLICY[policy] if amount else "bill"
+def charge_of(event: UsageUnbilled, version: Version, subscription: Subscription) -> Charge:
+    """Return what is charged, waived or kept, as the plan says. What costs nothing, as in free days, asks for no decision."""
+    amount, currency = price_of_missing(event, version, subscription.currency), subscription.currency
+    product = version.catalogue.product(event.product_id)
+    free_until = trial_end(product, subscription.started_at or event.period_start)
+    if free_until is not None and event.period_end <= free_until:
+        amount = 0
+    disposition = BY_POLICY[product.policies.late_usage] if amount else "bill"
     invoice, quantity = event.invoice_number or event.invoice_id, event.counted - event.billed
     return Charge(
         correction_id=event.unbilled_id,

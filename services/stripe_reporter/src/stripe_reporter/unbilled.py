@@ -32,15 +32,26 @@ async def run(stations_now: Callable[[], Stations]) -> None:
 
 
 async def look(stations: Stations) -> int:
-    """Look at all final invoices that are due; returns how much was found missing. Any number of replicas may look."""
-    found, pause = 0, max(stations.clocks.summary_lag, PAUSE_MIN)
+    """Look at all final invoices that are due; returns how much was found missing. Any number of replicas may look.
+
+    One that fails is looked at again later, as all are, and keeps no other from being looked at: its error is raised at the end.
+    """
+    pause = max(stations.clocks.summary_lag, PAUSE_MIN)
+    found, failed = 0, None
     while True:
         async with stations.pool.acquire() as connection:
             names = await unbilled_store.take(connection, wall=stations.clocks.wall, pause=pause)
         if not names:
-            return found
+            break
         for name in names:
-            found += await _look_at(stations, name)
+            try:
+                found += await _look_at(stations, name)
+            except Exception as error:  # unforeseen by its nature
+                log.exception("an invoice could not be looked at", invoice_id=name)
+                failed = error
+    if failed is not None:
+        raise failed
+    return found
 
 
 async def _look_at(stations: Stations, invoice_id: str) -> int:
