@@ -121,10 +121,11 @@ async def take_back_pieces(connection: Connection, subscription_id: str, since: 
     rows: list[Any] = await connection.fetch(
         "with taken as (select b.sid, b.bucket, b.reading, "
         "coalesce(b.counted_until, date_trunc('hour', b.bucket, 'UTC') + interval '1 hour') as until "
-        "from report_bucket b join subscription_key k on k.sid = b.sid where k.subscription_id = $1 and b.calls > 0 "
+        "from report_bucket b join subscription_key k on k.sid = b.sid cross join lateral (select coalesce(b.counted_from, "
+        "greatest(b.bucket, (select min(started_at) from segment where subscription_id = $1 and coalesce(ended_at > b.bucket, true)))) "
+        "as at) began where k.subscription_id = $1 and b.calls > 0 "
         "and b.bucket >= date_trunc('hour', $2::timestamptz, 'UTC') and not exists (select from segment s "
-        "where s.subscription_id = $1 and s.closed_at is not null and s.started_at <= coalesce(b.counted_from, b.bucket) "
-        "and s.ended_at > coalesce(b.counted_from, b.bucket)) for update of b) "
+        "where s.subscription_id = $1 and s.closed_at is not null and s.started_at <= began.at and s.ended_at > began.at) for update of b) "
         "update report_bucket b set calls = 0, reading = b.reading + 1 from taken t "
         "where b.sid = t.sid and b.bucket = t.bucket and t.until > $2 returning t.*",
         subscription_id,
