@@ -6,8 +6,8 @@ from datetime import datetime, timedelta
 import asyncpg
 import pytest
 
-from billing_common.events import SubscriptionUpdated
-from billing_common.testing import OneConnectionPool
+from billing_common.events import SubscriptionUpdated, UsageCollected
+from billing_common.testing import OneConnectionPool, events_in_outbox
 from usage_collector import handlers, publishing, rolling, rollup_store, store
 from usage_collector.collecting import Collector
 from usage_collector.report_polling import ReportPolling
@@ -63,6 +63,33 @@ async def test_sums_by_hour_follow_what_is_taken_back_of_a_segment_that_stays(
     assert NEXT_HOUR not in counted
     await read_all(polling, clock)
     assert await by_hour(pool) == ({HOUR: 17, NEXT_HOUR: 3}, {HOUR: 17, NEXT_HOUR: 3})
+
+
+async def test_totals_that_were_told_before_are_told_anew_with_less_and_then_with_what_was_read_again(
+    pool: asyncpg.Pool, collector: Collector, polling: ReportPolling, clock: FixedClock, publish: Publish
+) -> None:
+    """They are at Stripe by then: the reporter sends the difference between two totals of a window."""
+    await publish(catalogue_applied(sources("reports", "reports")))
+    await publish(state())
+    await read_all(polling, clock)
+    assert await told(pool, collector, clock) == {(START, HOUR): [17], (START, NEXT_HOUR): [3]}
+    await publish(changed())
+    assert await told(pool, collector, clock) == {(START, HOUR): [17, 0], (START, NEXT_HOUR): [3, 0]}
+    await read_all(polling, clock)
+    assert await told(pool, collector, clock) == {
+        (START, HOUR): [17, 0, 10], (START, NEXT_HOUR): [3, 0], (CHANGED_AT, HOUR): [7], (CHANGED_AT, NEXT_HOUR): [3]
+    }  # fmt: skip
+
+
+async def told(pool: asyncpg.Pool, collector: Collector, clock: FixedClock) -> dict[tuple[datetime, datetime], list[int]]:
+    """Publish; return what was ever told of each window, in the order of revisions."""
+    await publishing.publish_all_windows(pool, collector.directory, now=clock.now())
+    found: dict[tuple[datetime, datetime], list[int]] = {}
+    async with pool.acquire() as connection:
+        events = await events_in_outbox(connection, UsageCollected)
+    for event in sorted(events, key=lambda event: event.revision):
+        found.setdefault((event.segment_start, event.hour), []).append(event.quantity)
+    return found
 
 
 async def test_calls_behind_an_end_that_moves_away_are_read_however_long_ago_they_were(
