@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import pairwise, permutations
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from usage_collector.domain import Cut, Fact, Planned, Recount, Revision, Stored, plan_segments, revise
@@ -142,6 +142,7 @@ def test_a_cancellation_ends_the_old_plan_when_the_change_has_failed() -> None:
     assert shown(plan_segments([fact(1)], LATER)) == [(JAN, LATER, "payg", "cancellation")]
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no failure
 @given(
     st.lists(
         st.tuples(st.integers(0, 40), st.sampled_from(["payg", "pro"]), st.integers(0, 86400 * 60), st.booleans()), min_size=1, max_size=6
