@@ -10,10 +10,12 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from turnpike_asgi import disk
 from turnpike_asgi.answers import Refusal, Verdict
 from turnpike_asgi.events import Call
 from turnpike_asgi.options import Options
@@ -61,6 +63,31 @@ def test_a_full_spool_says_so_stores_nothing_of_the_group_and_takes_again_after_
     spool.remove(spool.read(1000, 1 << 30))
     spool.append([b"y" * 500] * 10)
     assert len(spool.read(1000, 1 << 30)) == 10
+
+
+def test_the_last_of_a_disk_is_left_for_taking_out_what_was_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = 1 << 30
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda _: SimpleNamespace(total=1 << 30, free=free))
+    spool = Spool(tmp_path)
+    spool.append([b"x" * 3000] * 1000)
+    free = disk.RESERVE_BYTES - 1
+    with pytest.raises(SpoolFullError):
+        spool.append([b"y"])
+    sent = spool.read(1000, 1 << 30)
+    spool.remove(sent)
+    spool.append([b"y"])  # into the room that the file has inside
+    spool.shrink()
+    assert (tmp_path / "spool.db-wal").stat().st_size == 0
+    assert [stored.body for stored in spool.read(10, 1000)] == [b"y"]
+
+
+def test_of_a_small_disk_half_is_left_and_one_that_says_nothing_is_not_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda _: SimpleNamespace(total=1000, free=499))
+    assert disk.is_short(tmp_path)
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda _: SimpleNamespace(total=1000, free=500))
+    assert not disk.is_short(tmp_path)
+    monkeypatch.undo()
+    assert not disk.is_short(tmp_path / "gone")
 
 
 def test_refused_events_are_kept_aside_up_to_a_number(tmp_path: Path) -> None:

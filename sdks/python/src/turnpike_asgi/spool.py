@@ -14,10 +14,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
+from turnpike_asgi import disk
+
 PAGE_BYTES = 4096
 BUSY_SECONDS = 5.0
 FULL_CODES = frozenset({sqlite3.SQLITE_FULL})
 DAMAGED_CODES = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+FREE_PAGES_MIN = 256  # with so many, what is added lets the file grow no more
 FILE = "spool.db"
 SCHEMA = """
 create table if not exists event (id integer primary key autoincrement, body blob not null) strict;
@@ -138,6 +141,8 @@ class Spool(_File):
     @_undivided
     def append(self, bodies: Sequence[bytes]) -> None:
         """Store all or none, durably. Raises SpoolFullError; sqlite3.Error while the file cannot be written."""
+        if self._is_short():
+            raise SpoolFullError
         try:
             with self._transaction():
                 self._db.executemany("insert into event (body) values (?)", [(body,) for body in bodies])
@@ -219,10 +224,18 @@ class Spool(_File):
         if found != "ok":
             raise DamagedError(f"{FILE}: {found}")
 
+    def _is_short(self) -> bool:
+        """Tell whether the disk has no room but what taking events out needs, and the file none inside."""
+        if not disk.is_short(self._path.parent):
+            return False
+        return int(self._db.execute("pragma freelist_count").fetchone()[0]) < FREE_PAGES_MIN
+
     @_undivided
     def shrink(self) -> None:
-        """Give some of the free pages back to the file system."""
+        """Give some of the free pages back to the file system, and the log where the disk is short."""
         self._db.execute("pragma incremental_vacuum(256)").fetchall()
+        if disk.is_short(self._path.parent):
+            self._db.execute("pragma wal_checkpoint(truncate)").fetchall()
 
     def _transaction(self) -> "_Transaction":
         return _Transaction(self._db)
