@@ -71,6 +71,12 @@ def test_bars_fill_their_share_and_an_unfinished_one_is_marked() -> None:
     assert chart.table == [["1 May", "50"], ["2 May", "100"]]
 
 
+@pytest.mark.parametrize(("bars", "labelled"), [(1, 1), (3, 3), (5, 5), (7, 4), (14, 5), (28, 4), (31, 5)])
+def test_few_bars_have_more_labels_and_a_month_one_a_week(bars: int, labelled: int) -> None:
+    chart = bar_chart("Calls", [Bar(f"{day} May", day) for day in range(1, bars + 1)], heading="Day", unit="Calls")
+    assert len(chart.columns) == labelled
+
+
 def test_a_chart_without_usage_has_an_empty_plot_and_a_scale() -> None:
     chart = bar_chart("Calls", [Bar("1 May", 0)], heading="Day", unit="Calls")
     assert [bar.height for bar in chart.bars] == [0]

@@ -8,6 +8,8 @@ from itertools import pairwise
 from turnpike_ui.formats import short_count
 
 GRID_LINES_MAX = 6
+FEW_LABELS = 5  # fit below a chart as wide as a phone
+DAYS_OF_WEEK = 7
 STYLES = 8  # colours; dashes and marks repeat at other numbers, so that two lines of one colour differ in both
 DASHES = ("none", "9 4", "2 3", "12 3 2 3", "5 3")
 MARKS = ("disc", "square", "triangle", "diamond", "cross", "ring")
@@ -190,9 +192,10 @@ def spread_names(lines: Sequence[Line], gap: float = 7.0) -> list[Line]:
 
 
 def bar_chart(
-    title: str, bars: Sequence[Bar], *, heading: str, unit: str, every: int = 7, text: Callable[[float], str] = short_count
+    title: str, bars: Sequence[Bar], *, heading: str, unit: str, every: int | None = None, text: Callable[[float], str] = short_count
 ) -> BarChart:
-    """Place bars side by side; only every n-th is labelled, so that labels never touch."""
+    """Place bars side by side; only every n-th is labelled, so that labels never touch: of few about five, else one a week."""
+    every = every or (DAYS_OF_WEEK if len(bars) > 2 * DAYS_OF_WEEK else math.ceil(len(bars) / FEW_LABELS))
     rows = scale(max((bar.value for bar in bars), default=0), step_min=1)
     slot = 100 / max(1, len(bars))
     places = [

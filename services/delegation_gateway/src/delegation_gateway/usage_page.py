@@ -120,7 +120,7 @@ def chart_of(table: Table, chosen: Range, unit: str, now: datetime) -> BarChart 
         hours = [f"{hour:02}:00" for hour in range(24)]
         running = f"{now.astimezone(UTC):%H}:00" if now.astimezone(UTC).date() == chosen.first else ""
         bars = [Bar(hour, known.get(f"{hour} UTC", 0), unfinished=hour == running) for hour in hours]
-        return bar_chart(f"{unit} per hour (UTC)", bars, heading="Hour", unit=unit)
+        return bar_chart(f"{unit} per hour (UTC)", bars, heading="Hour", unit=unit, every=6)
     days = [chosen.first + offset * DAY for offset in range((chosen.last - chosen.first).days + 1)]
     bars = [Bar(f"{day.day} {day:%b}", known.get(day.isoformat(), 0), unfinished=day == now.astimezone(UTC).date()) for day in days]
     return bar_chart(f"{unit} per day (UTC)", bars, heading="Day", unit=unit)
