@@ -68,8 +68,8 @@ async def _look_at(stations: Stations, invoice_id: str) -> int:
             known = await unbilled_store.stretch(connection, invoice.subscription_id, group, full_minutes(group.start, group.end))
         billed = billed_of(group, claims)
         if known.acknowledged > billed and await _is_sure(stations, group, known):
-            found += await _announce(stations, invoice, _claim(invoice_id, group, billed, known), group, known)
-            billed = known.acknowledged
+            if await _announce(stations, invoice, _claim(invoice_id, group, billed, known), group, known):
+                found, billed = found + 1, known.acknowledged  # else another replica said so first, maybe with less: the next look sees it
         done = done and known.whole and not known.open and known.acknowledged <= billed
     if done:
         async with stations.pool.acquire() as connection:
@@ -105,8 +105,8 @@ def _claim(invoice_id: str, group: Group, billed: int, known: Stretch) -> Claim:
     return Claim(unbilled_id, group.product_id, group.component, group.meter_id, group.start, billed, known.acknowledged)
 
 
-async def _announce(stations: Stations, invoice: Invoice, claim: Claim, group: Group, known: Stretch) -> int:
-    """Keep the claim and say it, in one transaction; 0 where it was said before."""
+async def _announce(stations: Stations, invoice: Invoice, claim: Claim, group: Group, known: Stretch) -> bool:
+    """Keep the claim and say it, in one transaction; False where it was said before."""
     event = UsageUnbilled(
         cause_id=str(claim.unbilled_id),
         occurred_at=stations.clocks.now,
@@ -126,7 +126,7 @@ async def _announce(stations: Stations, invoice: Invoice, claim: Claim, group: G
     )
     async with stations.pool.acquire() as connection, connection.transaction():
         if not await unbilled_store.add(connection, invoice.invoice_id, claim, stations.clocks.now):
-            return 0
+            return False
         await announce(connection, event)
     metrics.UNBILLED.inc()
     log.warning(
@@ -134,7 +134,7 @@ async def _announce(stations: Stations, invoice: Invoice, claim: Claim, group: G
         event_id=str(event.event_id), subscription_id=event.subscription_id, invoice_id=event.invoice_id, meter_id=event.meter_id,
         billed=event.billed, counted=event.counted,
     )  # fmt: skip
-    return 1
+    return True
 
 
 def _version(group: Group, known: Stretch) -> int:
