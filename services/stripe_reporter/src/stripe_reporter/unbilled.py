@@ -67,9 +67,9 @@ async def _look_at(stations: Stations, invoice_id: str) -> int:
         async with stations.pool.acquire() as connection:
             known = await unbilled_store.stretch(connection, invoice.subscription_id, group, full_minutes(group.start, group.end))
         billed = billed_of(group, claims)
-        if known.acknowledged > billed and await _is_sure(stations, group, known):
-            if await _announce(stations, invoice, _claim(invoice_id, group, billed, known), group, known):
-                found, billed = found + 1, known.acknowledged  # else another replica said so first, maybe with less: the next look sees it
+        missing = known.acknowledged > billed and await _is_sure(stations, group, known)
+        if missing and await _announce(stations, invoice, _claim(invoice_id, group, billed, known), group, known):
+            found, billed = found + 1, known.acknowledged  # else another replica said so first, maybe with less: the next look sees it
         done = done and known.whole and not known.open and known.acknowledged <= billed
     if done:
         async with stations.pool.acquire() as connection:
