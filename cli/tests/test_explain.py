@@ -95,6 +95,12 @@ def test_a_day_of_several_meters_says_which_one_is_open_and_how_the_others_are(m
         assert "--meter" not in text
 
 
+def test_a_meter_that_the_invoice_does_not_have_is_told_which_it_has() -> None:
+    refused = run("ABC-1", "--meter", "byte").exception
+    assert isinstance(refused, CommandError)
+    assert str(refused) == "--meter: the invoice bills no usage of 'byte'; it has calls."
+
+
 def test_a_time_outside_of_the_invoice_is_refused() -> None:
     assert isinstance(run("ABC-1", "--day", "2027-04-01").exception, CommandError)
     assert isinstance(run("ABC-1", "--meter", "bytes", "--day", "2027-03-04").exception, CommandError)

@@ -60,7 +60,7 @@ async def _ask(stack: Stack, invoice: str, *, meter: str | None, day: str | None
     async with Doors(stack) as doors:
         path = f"/v1/explanations/{path_part(invoice, 'invoice')}"
         tree: dict[str, Any] = await doors.ask(SERVICE, "GET", path)
-        tree["usage"] = [usage for usage in tree["usage"] if meter in {None, usage["meter_id"]}]
+        tree["usage"] = _of_meter(tree["usage"], meter)
         if not (day or hour):
             tree["corrections"] = await _corrections(doors, tree)
             return tree
@@ -70,6 +70,14 @@ async def _ask(stack: Stack, invoice: str, *, meter: str | None, day: str | None
             return {"invoice": tree, "usage": usage, "events": await _events(doors, path, usage, hour, limit)}
         params = {"usage": usage["key"], "day": parse_moment(day or "").isoformat()}
         return {"invoice": tree, "usage": usage, "day": await doors.ask(SERVICE, "GET", f"{path}/day", params=params)}
+
+
+def _of_meter(usages: list[dict[str, Any]], meter: str | None) -> list[dict[str, Any]]:
+    found = [usage for usage in usages if meter in {None, usage["meter_id"]}]
+    if meter and not found:
+        billed = ", ".join(dict.fromkeys(usage["meter_id"] for usage in usages)) or "none at all"
+        raise CommandError(f"--meter: the invoice bills no usage of {meter!r}; it has {billed}.")
+    return found
 
 
 def _usage_at(tree: dict[str, Any], day: str | None, hour: str | None) -> list[dict[str, Any]]:

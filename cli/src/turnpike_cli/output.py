@@ -1,11 +1,15 @@
 """How the command prints: lines with the time they took, tables, JSON."""
 
 import json
+import os
+import sys
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import typer
+
+PIPED_WIDTH = 200  # where nobody says how wide a line may be: ids stay whole, so that they can be searched for
 
 
 def progress() -> Callable[[str], None]:
@@ -31,4 +35,5 @@ def print_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[str]
         table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*row)
-    Console().print(table)
+    is_told = sys.stdout.isatty() or "COLUMNS" in os.environ
+    Console(width=None if is_told else PIPED_WIDTH).print(table)
