@@ -149,9 +149,11 @@ class Samples:
         given: dict[str, Any] = {"subscription_id": "s-1", "account_id": "a-1", "user_id": "u-1", "keys": wishes}
         return SubscriptionKeysChanged(cause_id=f"keys-{revision}", occurred_at=JANUARY, revision=revision, **(given | changes))
 
-    def catalogue(self, grace_days: int = 0, version: int = 1, keys: int = 3) -> CatalogueApplied:
-        plan = {"id": "standard", "name": "Standard", "model": "Tier", "price": {"base": "9"}, "quota": {"calls": 9}}
-        product = plan | {"policies": {"dunning_grace_days": grace_days}, "keys": keys}
+    def catalogue(
+        self, grace_days: int = 0, version: int = 1, keys: int = 3, source: str = "stream", quota: dict[str, Any] | None = None
+    ) -> CatalogueApplied:
+        plan = {"id": "standard", "name": "Standard", "model": "Tier", "price": {"base": "9"}, "quota": quota or {"calls": 9}}
+        product = plan | {"policies": {"dunning_grace_days": grace_days}, "keys": keys, "source": source}
         document = {"version": 1, "meters": {"calls": {"name": "Calls"}}, "products": [product]}
         return CatalogueApplied(cause_id=f"apply-{version}", occurred_at=JANUARY, version=version, document=document)
 
@@ -167,9 +169,10 @@ class Samples:
         product_id: str | None = None,
         period_end: datetime | None = None,
         kind: str = "allowance",
+        limit: int | None = None,
     ) -> UsageThresholdReached:
         return UsageThresholdReached(
-            cause_id=f"window-{period_start}-{hard_stop}-{product_id}",
+            cause_id=f"window-{period_start}-{hard_stop}-{product_id}-{limit}",
             occurred_at=period_start,
             subscription_id="s-1",
             account_id="a-1",
@@ -181,6 +184,7 @@ class Samples:
             hard_stop=hard_stop,
             product_id=product_id,
             kind=kind,
+            limit=limit,
         )
 
 

@@ -131,6 +131,16 @@ def test_a_quota_with_a_window_of_its_own_stops_until_it_ends_whatever_the_perio
     assert domain.decide(stopped, until) == Desired("granted", "subscribed")
 
 
+def test_a_late_stop_of_a_smaller_quota_lifts_none_of_a_larger_one(samples: Any) -> None:
+    facts = domain.with_state(NOTHING, samples.state(), NOW)
+    for limit in (10, 9):
+        facts = domain.with_threshold(facts, samples.threshold(product_id="standard", limit=limit))
+    assert domain.decide(facts, NOW, quota=10) == Desired("suspended", "quota")
+    assert domain.decide(facts, NOW, quota=11) == Desired("granted", "subscribed")
+    another = domain.with_threshold(facts, samples.threshold(samples.february, product_id="standard", limit=9))
+    assert another.hard_stop_limit == 9
+
+
 def test_a_threshold_without_hard_stop_changes_nothing(samples: Any) -> None:
     assert domain.with_threshold(NOTHING, samples.threshold(hard_stop=False)) == NOTHING
 

@@ -73,6 +73,32 @@ async def test_a_hard_stop_suspends(publish: Publish, connection: asyncpg.Connec
     assert await desired(connection) == ("suspended", "quota", 1, False)  # nothing was applied yet: no key to stop
 
 
+RAISED: dict[str, tuple[dict[str, Any], str]] = {
+    "more calls": ({"source": "ingest", "quota": {"calls": 10}}, "granted"),
+    "as many calls": ({"source": "ingest", "quota": {"calls": 9}}, "suspended"),
+    "calls beyond are paid for": ({"source": "ingest", "quota": {"calls": 9, "beyond": "overage"}}, "granted"),
+    "the gateway stops them itself": ({"source": "stream", "quota": {"calls": 9}}, "granted"),
+}
+
+
+@pytest.mark.parametrize("name", RAISED)
+@pytest.mark.parametrize("news", ["the catalogue first", "the subscription first"])
+async def test_a_stop_ends_where_a_new_version_allows_more(
+    publish: Publish, connection: asyncpg.Connection, samples: Any, name: str, news: str
+) -> None:
+    plan, access = RAISED[name]
+    await publish(samples.catalogue(source="ingest"))
+    await publish(samples.state(revision=1))
+    await publish(samples.threshold(product_id="standard", limit=9))
+    assert (await desired(connection))[0] == "suspended"
+    events = [samples.catalogue(version=2, **plan), samples.state(revision=2, catalogue_version=2)]
+    for event in events if news == "the catalogue first" else reversed(events):
+        await publish(event)
+    assert (await desired(connection))[0] == access
+    await publish(samples.threshold(product_id="standard", limit=10))
+    assert (await desired(connection))[0] == ("suspended" if plan["source"] == "ingest" and "beyond" not in plan["quota"] else access)
+
+
 async def test_a_new_decision_ends_hold_and_approval(publish: Publish, connection: asyncpg.Connection, samples: Any) -> None:
     await publish(samples.catalogue())
     await publish(samples.state("unpaid", 1))

@@ -31,7 +31,7 @@ class Facts:
     """What is known of one subscription.
 
     `hard_stop_period` is the newest period whose quota, that of `hard_stop_product`, was used up; older events do not say that it ends
-    at `hard_stop_until`.
+    at `hard_stop_until`, nor how much it was: `hard_stop_limit`.
     `unpaid_since` is when one heard that its last retry failed: never earlier than that, however late the news came.
     """
 
@@ -49,6 +49,7 @@ class Facts:
     hard_stop_period: datetime | None = None
     hard_stop_product: str = ""
     hard_stop_until: datetime | None = None
+    hard_stop_limit: int | None = None
     catalogue_version: int = 0
     unpaid_since: datetime | None = None
 
@@ -107,13 +108,19 @@ def with_threshold(facts: Facts, event: UsageThresholdReached) -> Facts:
     known = facts.hard_stop_period
     if event.kind != "allowance" or not event.hard_stop or (known is not None and event.period_start < known):
         return facts
-    return replace(facts, hard_stop_period=event.period_start, hard_stop_product=event.product_id or "", hard_stop_until=event.period_end)
+    product, limit = event.product_id or "", event.limit
+    if (known, facts.hard_stop_product) == (event.period_start, product) and limit is not None:
+        limit = max(limit, facts.hard_stop_limit or 0)  # a late call may use up the quota of a version before
+    return replace(
+        facts, hard_stop_period=event.period_start, hard_stop_product=product, hard_stop_until=event.period_end, hard_stop_limit=limit
+    )
 
 
-def decide(facts: Facts, now: datetime, *, grace: timedelta | None = NO_GRACE) -> Desired | None:
+def decide(facts: Facts, now: datetime, *, grace: timedelta | None = NO_GRACE, quota: int | None = None) -> Desired | None:
     """Return the access that should be at `now` (business time); None while the subscription's state is not known.
 
-    `grace` is how long an unpaid subscription goes on; None while its plan is not known: it goes on until it is.
+    `grace` is how long an unpaid subscription goes on; None while its plan is not known: it goes on until it is. `quota` is the one of
+    the plan that stops calls, 0 where none does; None while that is not known.
     """
     if facts.status is None:
         return None
@@ -126,7 +133,7 @@ def decide(facts: Facts, now: datetime, *, grace: timedelta | None = NO_GRACE) -
         return Desired("suspended", "payment_failed")
     if facts.status == "paused":
         return Desired("suspended", "paused")
-    stopped, until = _quota(facts, now)
+    stopped, until = (False, None) if _is_raised(facts, quota) else _quota(facts, now)
     next_look = min((moment for moment in (until, grace_ends) if moment is not None), default=None)
     return Desired("suspended", "quota", next_look) if stopped else Desired("granted", "subscribed", grace_ends)
 
@@ -139,6 +146,11 @@ def _grace(facts: Facts, now: datetime, grace: timedelta | None) -> tuple[bool, 
         return True, None
     ends = facts.unpaid_since + grace
     return (True, ends) if now < ends else (False, None)
+
+
+def _is_raised(facts: Facts, quota: int | None) -> bool:
+    """Whether the plan of now allows more than what was used up."""
+    return quota is not None and facts.hard_stop_limit is not None and (quota == 0 or quota > facts.hard_stop_limit)
 
 
 def _quota(facts: Facts, now: datetime) -> tuple[bool, datetime | None]:
