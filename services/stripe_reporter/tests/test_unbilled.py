@@ -124,6 +124,28 @@ async def test_two_replicas_that_look_at_once_and_one_that_looks_again_say_it_on
     assert await missing.quantities() == [("payg", 70, 100)]
 
 
+async def test_the_rest_of_what_another_replica_said_with_less_is_said_at_the_next_look(
+    missing: Missing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between reading what was said and saying more, another replica said 80 of the 100."""
+    is_sure = unbilled._is_sure
+
+    async def other_was_first(*known: Any) -> bool:
+        await missing.pool.execute(
+            "insert into unbilled values (gen_random_uuid(), 'in_1', 'payg', 'calls', 'usage:calls', $1, 70, 80, $1)", START
+        )
+        return await is_sure(*known)
+
+    await missing.settle()
+    await missing.publish(invoice(line_of(70)))
+    with monkeypatch.context() as patch:
+        patch.setattr(unbilled, "_is_sure", other_was_first)
+        assert await missing.look() == 0
+    assert await missing.looks_left() == 1
+    assert await missing.look() == 1
+    assert await missing.quantities() == [("payg", 80, 100)]
+
+
 async def test_one_that_cannot_be_said_is_not_kept_and_said_at_the_next_look(missing: Missing, monkeypatch: pytest.MonkeyPatch) -> None:
     async def broken(*_: object) -> None:
         raise OSError("no outbox")
