@@ -351,3 +351,13 @@ def test_what_stripe_refused_is_sent_again(doors: Asked, words: tuple[str, ...],
     assert doors.asked == [("stripe_reporter", "/v1/report", {"retry_rejected": True, **asked})]
     doors.answers = {report: {"windows": 3, "retried": 0}}
     assert "refused nothing" in run("usage", "retry-refused", *words).stdout
+
+
+def test_events_that_wait_are_listed_with_their_reason(doors: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    waiting = {"sid": "s-9", "source": "/g", "reason": "unknown_subscription", "events": 1200}
+    times = {"first_at": "2027-01-05T10:20:00Z", "last_at": "2027-01-06T10:20:00Z"}
+    doors.answers["usage_collector", "GET", "/v1/held"] = lambda asked: [] if "subscription_id" in asked else [waiting | times]
+    text = CliRunner().invoke(app, ["usage", "held"]).stdout
+    assert all(word in text for word in ("s-9", "unknown_subscription", "/g", "1,200", "2027-01-05T10:20:00", "2027-01-06T10:20:00"))
+    assert "no event waits" in CliRunner().invoke(app, ["usage", "held", "--subscription", "s-1"]).stdout

@@ -71,6 +71,21 @@ def rejected(
         print_table("Refused at the HTTP door", ["last (UTC)", "reason", "subscription", "sender", "events"], refused)
 
 
+@usage_app.command()
+def held(*, subscription: Subscription = None, limit: Limit = 100, data: DataFolder = None, as_json: AsJson = False) -> None:
+    """List events that wait, because nobody knows yet whose they are or by which plan they count, with why and since when."""
+    found = asyncio.run(_ask(Stack(data), "/v1/held", {"subscription_id": subscription, "limit": limit}))
+    if as_json:
+        print_json(found)
+    elif found:
+        rows = [
+            [one["sid"], one["reason"], one["source"], f"{one['events']:,}", one["first_at"][:19], one["last_at"][:19]] for one in found
+        ]
+        print_table("Events that wait", ["subscription or sid", "reason", "source", "events", "oldest (UTC)", "newest (UTC)"], rows)
+    else:
+        typer.echo("no event waits")
+
+
 def _moment(text: str | None, option: str) -> str | None:
     return parse_moment(text, option).isoformat() if text else None
 

@@ -10,7 +10,7 @@ import pytest
 
 from billing_common.events import SubscriptionUpdated, UsageCollected, UsageSegmentClosed
 from billing_common.testing import events_in_outbox
-from usage_collector import publishing, routes
+from usage_collector import publishing, routes, routes_held
 from usage_collector.collecting import Collector
 from usage_collector.directory import Directory
 from usage_collector.positions import Positions
@@ -172,6 +172,24 @@ async def test_rejected_events_are_listed_with_their_reason(
     assert (await door.get("/v1/rejected", params={"subscription_id": "sub-2"})).json()["events"] == []
     assert len((await door.get("/v1/rejected", params={"subscription_id": "sub-1", "limit": 1})).json()["events"]) == 1
     assert (await door.get("/v1/rejected", params={"limit": 0})).status_code == 422
+
+
+async def test_events_that_wait_are_listed_by_whom_they_name_and_why(
+    ready: None, pool: asyncpg.Pool, collector: Collector, clock: FixedClock
+) -> None:
+    before = START - timedelta(hours=1)
+    strangers = [call("a", START, sub="sub-9"), call("b", HOUR, sub="sub-9"), call("c", START, sub="sub-9_2"), call("d", before)]
+    await collect(collector, clock, strangers)
+    async with door_to(routes_held.router, "usage:read", pool=pool) as door:
+        found, asked, first = [(await door.get("/v1/held", params=p)).json() for p in ({}, {"subscription_id": "sub-9"}, {"limit": 1})]
+    assert [(one["sid"], one["reason"], one["events"]) for one in found] == [
+        ("sub-1", "before_start", 1),
+        ("sub-9", "unknown_subscription", 2),
+        ("sub-9_2", "unknown_subscription", 1),
+    ]
+    assert [datetime.fromisoformat(found[1][name]) for name in ("first_at", "last_at")] == [HOUR, START]
+    assert [one["sid"] for one in asked] == ["sub-9", "sub-9_2"]
+    assert first == found[:1]
 
 
 async def test_doors_refuse_strangers_and_nonsense(ready: None, door: httpx.AsyncClient) -> None:

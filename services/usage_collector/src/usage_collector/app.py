@@ -14,7 +14,18 @@ from billing_common.events import USAGE_RECORDED_TOPIC
 from billing_common.joining import join_groups
 from billing_common.messaging import PauseOrPark
 from billing_common.service import Service
-from usage_collector import handlers, public_contract, rolling, routes, routes_corrections, routes_days, routes_late, routes_usage, streams
+from usage_collector import (
+    handlers,
+    public_contract,
+    rolling,
+    routes,
+    routes_corrections,
+    routes_days,
+    routes_held,
+    routes_late,
+    routes_usage,
+    streams,
+)
 from usage_collector.apim_gateway import CallCount, calls_by_day, successful_calls
 from usage_collector.background import Background
 from usage_collector.call_mapping import parse_mapping
@@ -50,7 +61,14 @@ def create_service(settings: Settings) -> Service:
     service.on_start(lambda: _start_door(service, settings))
     if not settings.collect:
         return service
-    for router in (routes.router, routes_usage.router, routes_corrections.router, routes_days.router, routes_late.router):
+    for router in (
+        routes.router,
+        routes_usage.router,
+        routes_corrections.router,
+        routes_days.router,
+        routes_held.router,
+        routes_late.router,
+    ):
         service.internal.include_router(router)
     calls_broker = None
     if elsewhere:
