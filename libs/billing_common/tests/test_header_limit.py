@@ -53,7 +53,7 @@ async def connected(port: int) -> AsyncIterator[tuple[asyncio.StreamReader, asyn
 
 async def answer_to(port: int, *parts: bytes) -> bytes:
     """Return the first line of what a connection answers, or nothing where it is closed without a word."""
-    async with connected(port) as (reader, writer), asyncio.timeout(5):
+    async with connected(port) as (reader, writer), asyncio.timeout(60):
         with suppress(ConnectionError):
             for part in parts:
                 writer.write(part)
@@ -79,7 +79,7 @@ async def test_a_head_that_is_too_large_is_answered_with_431(port: int, name: st
 
 
 async def test_the_answer_says_what_to_do_and_the_connection_ends(port: int) -> None:
-    async with connected(port) as (reader, writer), asyncio.timeout(5):
+    async with connected(port) as (reader, writer), asyncio.timeout(60):
         writer.write(TOO_LARGE["many headers"][0])
         answer = await reader.read()
     assert b"connection: close" in answer
@@ -94,7 +94,7 @@ async def test_what_follows_a_body_is_limited_too(port: int) -> None:
 
 
 async def test_heads_below_the_limit_pass_one_after_the_other_and_garbage_stays_400(port: int) -> None:
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
         for _ in range(3):  # on one connection
             answer = await client.post("/", content=b"x" * 1000, headers={"a": "x" * 60_000})
             assert (answer.status_code, answer.text) == (200, "1000")
@@ -102,7 +102,7 @@ async def test_heads_below_the_limit_pass_one_after_the_other_and_garbage_stays_
 
 
 async def test_a_large_body_passes(port: int) -> None:
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
         answer = await client.post("/", content=b"x" * 10_000_000)
     assert answer.text == "10000000"
     in_parts = START + b"transfer-encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 50_000 + b"0\r\n\r\n"
@@ -114,12 +114,12 @@ async def test_an_endless_header_does_not_stop_the_others(port: int) -> None:
         await answer_to(port, START + b"a: ", *[CHUNK] * 80)
 
     offences = [asyncio.create_task(offend()) for _ in range(5)]
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
         await client.get("/")
         started = time.monotonic()
         for _ in range(10):
             await client.get("/")
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 10  # without the limit: as long as the headers go on
     await asyncio.gather(*offences)
 
 
