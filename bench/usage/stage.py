@@ -63,10 +63,13 @@ class UsageStage:
 
 
 @asynccontextmanager
-async def usage_stage(*, subscriptions: int = SUBSCRIPTIONS, product: str | None = None) -> AsyncIterator[UsageStage]:
+async def usage_stage(
+    *, subscriptions: int = SUBSCRIPTIONS, product: str | None = None, shared_buffers_mb: int | None = None
+) -> AsyncIterator[UsageStage]:
     """Start servers, make the schema and subscriptions: of `product`, or some of payg and some of data."""
+    settings = POSTGRES | ({"shared_buffers": f"{shared_buffers_mb}MB"} if shared_buffers_mb else {})
     with _folders() as (postgres_folder, kafka_folder):
-        postgres, kafka = Postgres(postgres_folder, settings=POSTGRES), Kafka(kafka_folder)
+        postgres, kafka = Postgres(postgres_folder, settings=settings), Kafka(kafka_folder)
         try:
             postgres.start()
             kafka.start()
