@@ -67,6 +67,12 @@ async def test_days_endpoints_and_statuses_each_add_up(used: Any) -> None:
     assert "answered with an error 3" in text
 
 
+async def test_the_figures_of_the_chart_stand_below_it_once(used: Any) -> None:
+    text = words(await used.page("/usage"))
+    assert "per day (UTC)" in text
+    assert "figures as a table" not in text
+
+
 async def test_usage_of_earlier_periods_is_in_the_bill_and_in_its_projection(used: Any, checkout: Any) -> None:
     late = {"subscription_id": used.subscription_id, "description": "Late", "currency": "usd", "placed": None, "amount_minor": 60}
     checkout.told_charges = [{**late, "made_at": (used.start + DAY).isoformat()}]
