@@ -31,10 +31,10 @@ def _seconds(processes: Iterable[psutil.Process]) -> float:
 
 def idle(stack: Stack) -> dict[str, Any]:
     """Return memory in MB (PSS: shared pages are counted once over all) and the share of one core each part uses, in percent."""
-    time.sleep(REST_SECONDS)
+    time.sleep(REST_SECONDS)  # what the start left to do is over
     all_processes = {part.name: _processes(stack, part.name) for part in PARTS}
     started, before = time.monotonic(), {name: _seconds(found) for name, found in all_processes.items()}
-    time.sleep(IDLE_SECONDS)
+    time.sleep(IDLE_SECONDS)  # the time that is measured
     took = time.monotonic() - started
     used = {name: round((_seconds(found) - before[name]) / took * 100, 2) for name, found in all_processes.items()}
     pss = {name: sum(process.memory_full_info().pss for process in found) / MB for name, found in all_processes.items()}

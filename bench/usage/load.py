@@ -7,6 +7,7 @@ import asyncio
 import json
 import sys
 import time
+from abc import ABC, abstractmethod
 from datetime import UTC, datetime
 from typing import Any
 
@@ -51,7 +52,7 @@ class Connection(asyncio.Protocol):
             self._load.closed()
 
 
-class Load:
+class Load(ABC):
     """What all connections share: when they end, and what came back."""
 
     def __init__(self, seconds: float, *, connections: int) -> None:
@@ -60,8 +61,8 @@ class Load:
         self.taken: list[float] = []
         self.statuses: dict[int, int] = {}
 
-    def next_request(self) -> bytes:
-        raise NotImplementedError
+    @abstractmethod
+    def next_request(self) -> bytes: ...
 
     def answered(self, status: int, seconds: float, now: float) -> None:
         self.statuses[status] = self.statuses.get(status, 0) + 1

@@ -36,7 +36,7 @@ def late(
             raise CommandError("--decide needs --subscription and --segment, which `turnpike usage late` lists, and --by")
         start = parse_moment(segment).isoformat()
         decision = {"subscription_id": subscription, "segment_start": start, "disposition": decide, "by": by}
-    found = asyncio.run(_ask(Stack(data), subscription, decision))
+    found = asyncio.run(decide_and_list(Stack(data), "usage_collector", "/v1/late", subscription, decision))
     if as_json:
         print_json(found)
     elif not found:
@@ -46,11 +46,12 @@ def late(
         print_table("Late usage", head, [_row(one) for one in found])
 
 
-async def _ask(stack: Stack, subscription: str | None, decision: dict[str, str] | None) -> Any:
+async def decide_and_list(stack: Stack, service: str, path: str, subscription: str | None, decision: dict[str, str] | None) -> Any:
+    """Tell a service what a person decided, if anything, and return its list as it is then."""
     async with Doors(stack) as doors:
         if decision is not None:
-            await doors.ask("usage_collector", "POST", "/v1/late/decisions", body=decision)
-        return await doors.ask("usage_collector", "GET", "/v1/late", params={"subscription_id": subscription} if subscription else {})
+            await doors.ask(service, "POST", f"{path}/decisions", body=decision)
+        return await doors.ask(service, "GET", path, params={"subscription_id": subscription} if subscription else {})
 
 
 def _row(one: dict[str, Any]) -> list[str]:

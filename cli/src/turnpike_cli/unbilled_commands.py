@@ -6,9 +6,8 @@ from typing import Annotated, Any
 import typer
 
 from billing_common.money import display
-from turnpike_cli.doors import Doors
 from turnpike_cli.errors import CommandError
-from turnpike_cli.late_commands import WORDS, Decision
+from turnpike_cli.late_commands import WORDS, Decision, decide_and_list
 from turnpike_cli.output import print_json, print_table
 from turnpike_cli.stack import Stack
 from turnpike_cli.stack_commands import AsJson, DataFolder
@@ -33,7 +32,7 @@ def unbilled(
         if which is None or by is None:
             raise CommandError("--decide needs --id, which `turnpike usage unbilled` lists, and --by")
         decision = {"unbilled_id": which, "disposition": decide, "by": by}
-    found = asyncio.run(_ask(Stack(data), subscription, decision))
+    found = asyncio.run(decide_and_list(Stack(data), "checkout", "/v1/unbilled", subscription, decision))
     if as_json:
         print_json(found)
     elif not found:
@@ -41,13 +40,6 @@ def unbilled(
     else:
         head = ["id", "subscription", "invoice", "meter", "it bills", "counted", "money", "is"]
         print_table("Usage missing on final invoices", head, [_row(one) for one in found])
-
-
-async def _ask(stack: Stack, subscription: str | None, decision: dict[str, str] | None) -> Any:
-    async with Doors(stack) as doors:
-        if decision is not None:
-            await doors.ask("checkout", "POST", "/v1/unbilled/decisions", body=decision)
-        return await doors.ask("checkout", "GET", "/v1/unbilled", params={"subscription_id": subscription} if subscription else {})
 
 
 def _row(one: dict[str, Any]) -> list[str]:

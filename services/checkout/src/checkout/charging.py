@@ -18,6 +18,17 @@ LOOK_SECONDS = 15.0
 KEPT = Gauge("turnpike_checkout_unbilled_kept", "Usage missing on final invoices that waits for a person, as its plan says")
 
 
+async def add_charge(
+    connection: Connection, charge: Charge, *, account_id: str, customer: str, stripe_subscription_id: str, on_draft: bool
+) -> None:
+    """Keep a charge, and intend its line where it has one."""
+    await correction_store.add(connection, charge)
+    if charge.intent_id is not None:
+        await intend_charge(
+            connection, charge, account_id=account_id, customer=customer, stripe_subscription_id=stripe_subscription_id, on_draft=on_draft
+        )
+
+
 async def intend_charge(
     connection: Connection, charge: Charge, *, account_id: str, customer: str, stripe_subscription_id: str, on_draft: bool
 ) -> None:

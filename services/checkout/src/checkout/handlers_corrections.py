@@ -7,8 +7,8 @@ from billing_common.db import Connection, Pool
 from billing_common.events import UsageCorrected, derive_id
 from billing_common.inbox import claim
 from billing_common.messaging import consume
-from checkout import correction_store, domain, store, store_catalogue
-from checkout.charging import intend_charge
+from checkout import domain, store, store_catalogue
+from checkout.charging import add_charge
 from checkout.correcting import Change, price_of_change
 from checkout.correction_store import Charge
 from checkout.handlers import SERVICE, Clock, NotKnownYetError, not_known
@@ -35,16 +35,8 @@ async def on_usage_corrected(event: UsageCorrected, pool: Pool, clock: Clock) ->
         if customer is None or subscription.stripe_subscription_id is None:
             raise not_known(event.subscription_id, event.occurred_at, clock.now())
         charge = await _charge(connection, event, subscription)
-        await correction_store.add(connection, charge)
-        if charge.intent_id is not None:
-            await intend_charge(
-                connection,
-                charge,
-                account_id=event.account_id,
-                customer=customer,
-                stripe_subscription_id=subscription.stripe_subscription_id,
-                on_draft=True,
-            )
+        paying = subscription.stripe_subscription_id
+        await add_charge(connection, charge, account_id=event.account_id, customer=customer, stripe_subscription_id=paying, on_draft=True)
     log.info("correction rated", event_id=str(event.event_id), subscription_id=event.subscription_id, amount_minor=charge.amount_minor)
 
 

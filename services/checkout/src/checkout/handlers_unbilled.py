@@ -7,8 +7,8 @@ from billing_common.db import Pool
 from billing_common.events import UsageUnbilled
 from billing_common.inbox import claim
 from billing_common.messaging import consume
-from checkout import correction_store, store, store_catalogue
-from checkout.charging import intend_charge
+from checkout import store, store_catalogue
+from checkout.charging import add_charge
 from checkout.handlers import SERVICE, Clock, NotKnownYetError, not_known
 from checkout.unbilled import charge_of
 
@@ -30,16 +30,8 @@ async def on_usage_unbilled(event: UsageUnbilled, pool: Pool, clock: Clock) -> N
         if version is None:
             raise NotKnownYetError(f"catalogue version {event.catalogue_version} is not known")
         charge = charge_of(event, version, subscription)
-        await correction_store.add(connection, charge)
-        if charge.intent_id is not None:
-            await intend_charge(
-                connection,
-                charge,
-                account_id=event.account_id,
-                customer=customer,
-                stripe_subscription_id=subscription.stripe_subscription_id,
-                on_draft=False,
-            )
+        paying = subscription.stripe_subscription_id
+        await add_charge(connection, charge, account_id=event.account_id, customer=customer, stripe_subscription_id=paying, on_draft=False)
     log.warning(
         "usage was missing on a final invoice",
         event_id=str(event.event_id),
